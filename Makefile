@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: demo test lint
+
+demo: $(VENV)/.ready  ## the whole flow on built-in data, minutes on a laptop CPU
+	$(VENV)/bin/python train.py slim -c configs/demo.yaml
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# The stamp is written last, so an environment without one is half made and is built anew.
+$(VENV)/.ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "yolo_slim needs Python 3.10 or newer, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/a/newer/python")'
+	@if [ -d $(VENV) ] && [ ! -e $(VENV)/pyvenv.cfg ] && [ -n "$$(ls -A $(VENV))" ]; then \
+		echo "$(VENV) exists and is no Python environment: move it away or choose another folder, make VENV=folder" >&2; exit 1; \
+	fi
+	@if [ -e $@ ] && $(VENV)/bin/python -m pip --version > /dev/null; then \
+		echo "== setup.cfg or pyproject.toml changed: bringing $(VENV) up to date"; \
+	else \
+		echo "== creating the Python environment $(VENV)"; $(PYTHON) -m venv --clear $(VENV); \
+	fi
+	@rm -f $@
+	@echo "== installing yolo_slim and what it needs; the first time this downloads a few GB and takes some minutes"
+	$(VENV)/bin/python -m pip install --upgrade torch torchvision --editable '.[test]'
+	@$(VENV)/bin/python -c 'import torch, torchvision.ops; print("== ready: torch", torch.__version__, "torchvision", torchvision.__version__)'
+	@touch $@

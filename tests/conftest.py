@@ -1,0 +1,34 @@
+"""What every test shares: one thread, no network, a settings folder of its own, and a tiny data set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+# Ultralytics reads these when it is imported, so they are set before any test module is.
+_settings = tempfile.TemporaryDirectory(prefix="yolo_slim-tests-")
+os.environ["YOLO_CONFIG_DIR"] = _settings.name
+os.environ["YOLO_OFFLINE"] = "true"
+os.environ["YOLO_VERBOSE"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a shapes set of 12 and 6 images at 64 px. Tests read it; one that changes it copies it first."""
+    from yolo_slim.detection.shapes import generate
+
+    return generate(tmp_path_factory.mktemp("data") / "shapes", train=12, val=6, imgsz=64).parent
+
+
+@pytest.fixture
+def shapes_copy(shapes_dir: Path, tmp_path: Path) -> Path:
+    """Folder of a copy of the shapes that a test may spoil."""
+    return Path(shutil.copytree(shapes_dir, tmp_path / "set"))

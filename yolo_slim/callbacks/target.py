@@ -1,0 +1,48 @@
+"""Which part of a LightningModule is made sparse and pruned, and its channel graph."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils._pytree import tree_map_only
+
+from yolo_slim.pruning import ChannelGraph, trace
+
+
+def find_target(pl_module: LightningModule, target: str | None) -> nn.Module:
+    """The submodule at the path ``target``; by default ``pl_module.pruning_target`` or the whole module.
+
+    Raises:
+        MisconfigurationException: If there is no such submodule.
+    """
+    path = getattr(pl_module, "pruning_target", "") if target is None else target
+    try:
+        return pl_module.get_submodule(path)
+    except AttributeError as error:
+        raise MisconfigurationException(
+            f"target={path!r} is not a submodule of {type(pl_module).__name__}; "
+            f"give one of {[name for name, _ in pl_module.named_children()]} or a path below"
+        ) from error
+
+
+def trace_target(pl_module: LightningModule, target: str | None) -> ChannelGraph:
+    """The channel graph of the target.
+
+    A module that knows better how its network is run offers a method ``trace_channels() -> ChannelGraph``. Every other
+    is traced with its ``example_input_array``.
+
+    Raises:
+        MisconfigurationException: If the module has neither.
+    """
+    if target is None and hasattr(pl_module, "trace_channels"):
+        return pl_module.trace_channels()
+    example = pl_module.example_input_array
+    if example is None:
+        raise MisconfigurationException(
+            f"{type(pl_module).__name__} has no example_input_array to trace its channels with; "
+            "set self.example_input_array = torch.rand(1, 3, height, width) in its __init__"
+        )
+    example = tree_map_only(torch.Tensor, lambda t: t.to(pl_module.device), example)
+    return trace(find_target(pl_module, target), example)

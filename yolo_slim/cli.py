@@ -1,0 +1,114 @@
+"""fit, validate, test and predict: LightningCLI with the parts that every run needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from yolo_slim import callbacks, fit_parts
+from yolo_slim.detection.data import YOLODataModule
+from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.predict import PredictionWriter
+from yolo_slim.run_folder import new_run_folder
+
+#: Every run is logged, checkpointed and averaged unless its configuration says otherwise.
+DEFAULTS = {
+    "checkpoint.filename": "best",
+    "checkpoint.monitor": "val/map",
+    "checkpoint.mode": "max",
+    "checkpoint.save_last": True,
+    "checkpoint.enable_version_counter": False,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.log_every_n_steps": 10,
+}
+
+
+class SlimCLI(LightningCLI):
+    """LightningCLI for :class:`YOLODetector` and :class:`YOLODataModule`.
+
+    It adds ``--name`` and ``--project`` (the run folder, which no other run ever overwrites), ``--ema`` and
+    ``--checkpoint``, and links class names and image size of the data to the model.
+    """
+
+    run_folder: Path | None = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the keys of ours."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the verb.")
+        parser.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
+        parser.add_lightning_class_args(callbacks.WeightEMA, "ema")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(DEFAULTS)
+        parser.link_arguments("data.imgsz", "model.imgsz")
+        parser.link_arguments("data.names", "model.names", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration alone: a checkpoint rebuilds the network, it does not set rates or paths."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Makes the run folder, once data and model are known to be good, and the Trainer that writes there."""
+        given = self._get(self.config_init, "trainer")
+        fitting = self.subcommand == "fit"
+        folder = new_run_folder(self._get(self.config, "project"), self._get(self.config, "name") or self.subcommand)
+        self.run_folder = folder
+        bar = given.get("enable_progress_bar")
+        kwargs |= {"default_root_dir": str(folder), **fit_parts.quiet_bar(bar)}
+        if given.get("logger") in (None, True):
+            kwargs["logger"] = fit_parts.loggers(folder) if fitting else False
+        extra = fit_parts.watchers(bar is not False, fitting)
+        if self.subcommand == "predict":
+            extra.append(PredictionWriter(folder))
+        self.trainer_defaults = {"callbacks": extra}
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.checkpoint_callback is not None and trainer.checkpoint_callback.dirpath is None:
+            trainer.checkpoint_callback.dirpath = str(folder)
+        return trainer
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict``."""
+    cli = None
+    try:
+        cli = _Prepared(arguments)
+        cli.run()
+    except BaseException:
+        if cli is not None and cli.run_folder is not None:
+            _discard_if_nothing_trained(cli.run_folder)
+        raise
+    if rank_zero_only.rank == 0:
+        print(f"Everything of this run is in {cli.run_folder}")
+
+
+class _Prepared(SlimCLI):
+    """Parses and instantiates at once, but runs when told to, so that a failure still knows its run folder."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        super().__init__(
+            YOLODetector,
+            YOLODataModule,
+            args=list(arguments),
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"allow_abbrev": False} | {v: {"allow_abbrev": False} for v in self.subcommands()},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self._verb = subcommand
+
+    def run(self) -> None:
+        super()._run_subcommand(self._verb)
+
+
+@rank_zero_only
+def _discard_if_nothing_trained(folder: Path) -> None:
+    if not any(folder.rglob("*.ckpt")):
+        shutil.rmtree(folder, ignore_errors=True)

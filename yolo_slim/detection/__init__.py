@@ -1,0 +1,1 @@
+"""YOLO detectors and their data under Lightning: the only folder that imports Ultralytics."""

@@ -1,0 +1,262 @@
+"""YOLODetector: how an Ultralytics network is trained, validated and used under Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils.nms import non_max_suppression
+
+from yolo_slim.detection.checkpoints import load_network, network_from_hparams
+from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
+from yolo_slim.detection.metrics import DetectionScores
+from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, trace_network
+from yolo_slim.pruning import ChannelGraph, structure_of
+
+
+class YOLODetector(LightningModule):
+    """An Ultralytics YOLO detector as a LightningModule.
+
+    Training follows Ultralytics' own trainer: its loss, parameter groups, warm-up, schedule and accumulation up to a
+    nominal batch. One thing differs: the loss of an optimizer step is normalised once over all its images, so that the
+    gradient does not depend on how they are split over ranks and accumulated batches.
+
+    A batch is what Ultralytics' data set collates: ``img`` (B, 3, H, W) in [0, 1], ``cls`` (n, 1), ``bboxes`` (n, 4) as
+    normalised centre x, centre y, width, height, ``batch_idx`` (n,).
+
+    Args:
+        model: A model YAML by name (``yolov8n.yaml``; sizes n, s, m, l, x), its content, or a ``.pt`` file.
+        names: Class names by index.
+        weights: Checkpoint or ``.pt`` file to start from; its structure replaces that of ``model``.
+        imgsz: Side of the images in pixels, kept in the checkpoint for those who use it.
+        hyp: Optimizer, schedule and loss.
+
+    Raises:
+        FileNotFoundError: If ``model`` or ``weights`` does not exist.
+        ValueError: If one of them is not a detection model.
+    """
+
+    #: The submodule that sparsity and pruning work on.
+    pruning_target = "net"
+
+    def __init__(
+        self,
+        model: str | dict[str, Any] = "yolov8n.yaml",
+        names: dict[int, str] | None = None,
+        weights: str | None = None,
+        imgsz: int = 640,
+        hyp: Hyperparameters | None = None,
+    ) -> None:
+        super().__init__()
+        self.hyp = hyp or Hyperparameters()
+        file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
+        self.net = load_network(file) if file else build_network(model, len(names) if names else 80)
+        self._names_given = names is not None
+        fit_classes(self.net, names or self.net.names)
+        # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
+        self.save_hyperparameters(
+            {
+                "model": dict(self.net.yaml),
+                "names": dict(self.net.names),
+                "imgsz": imgsz,
+                "structure": structure_of(self.net, _size_attributes(self.net)),
+            }
+        )
+        self.scores = DetectionScores()
+        self._adopt_network()
+
+    def _adopt_network(self) -> None:
+        set_loss_gains(self.net, self.hyp.box, self.hyp.cls, self.hyp.dfl)
+        self._loss: Any = None
+        self._target_scores: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Decoded boxes and class scores of images (B, 3, H, W) in [0, 1]: (B, 4 + nc, anchors), boxes in pixels."""
+        outputs = self.net(images)
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+    def trace_channels(self) -> ChannelGraph:
+        """The channel graph of the network, for pruning and sparsity."""
+        return trace_network(self.net)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Rebuilds the network that the checkpoint holds, so that its weights fit."""
+        saved = checkpoint["hyper_parameters"]
+        if self._names_given and len(saved["names"]) != len(self.hparams["names"]):
+            raise ValueError(
+                f"the checkpoint knows {len(saved['names'])} classes ({_some(saved['names'])}), the data has "
+                f"{len(self.hparams['names'])} ({_some(self.hparams['names'])}); give the data it was trained on, or "
+                "start a new training from it with --model.weights"
+            )
+        if any(saved[k] != self.hparams[k] for k in ("model", "structure", "names")):
+            self.net = network_from_hparams(saved).to(self.device)
+            self.hparams.update({k: saved[k] for k in ("model", "structure", "names")})
+            self._adopt_network()
+
+    # Training
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Ultralytics' parameter groups and schedule, and what is needed for the warm-up."""
+        trainer, hyp = self.trainer, self.hyp
+        trainer.fit_loop.setup_data()
+        loader = trainer.train_dataloader
+        batch = loader.batch_size * trainer.world_size
+        self._accumulate_given = trainer.accumulate_grad_batches
+        if self._accumulate_given > 1:
+            accumulate = self._accumulate_given
+        else:
+            accumulate = max(round(hyp.nbs / batch), 1)
+        arguments = SimpleNamespace(**asdict(hyp))  # `auto` writes its choice into it
+        optimizer = BaseTrainer.build_optimizer(
+            SimpleNamespace(args=arguments, data={"nc": self.net.model[-1].nc}),
+            self.net,
+            name=hyp.optimizer,
+            lr=hyp.lr0,
+            momentum=hyp.momentum,
+            decay=hyp.weight_decay * batch * accumulate / hyp.nbs,
+            iterations=math.ceil(len(loader.dataset) / max(batch, hyp.nbs)) * trainer.max_epochs,
+        )
+        batches = int(trainer.num_training_batches)
+        self._warmup = WarmUp(
+            batches=hyp.warmup_batches(batches, trainer.max_epochs),
+            accumulate=min(accumulate, batches),
+            momentum=(hyp.warmup_momentum, hyp.momentum),
+            bias_rate=arguments.warmup_bias_lr,
+        )
+        scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, trainer.max_epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+    def on_train_start(self) -> None:
+        """Starts with empty sums."""
+        self._sums = torch.zeros(2, device=self.device)  # target scores and images since the last step
+        self._pending = False
+
+    def on_train_epoch_start(self) -> None:
+        """Tells the data module which epoch it is: mosaic is closed for the last ones."""
+        notify = getattr(self.trainer.datamodule, "on_epoch_start", None)
+        if notify is not None:
+            notify(self.trainer.current_epoch, self.trainer.max_epochs)
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Ramps rate, momentum and accumulation up."""
+        epoch = self.trainer.current_epoch
+        index = batch_idx + int(self.trainer.num_training_batches) * epoch
+        factor = self.hyp.rate_factor(epoch, self.trainer.max_epochs)
+        accumulate = self._warmup.apply(self.trainer.optimizers[0], index, factor)
+        if not self._pending:  # a group of batches that has begun is finished as it began
+            self.trainer.accumulate_grad_batches = accumulate
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
+        loss, items = self._compute_loss(self.net(batch["img"]), batch)
+        images = len(batch["img"])
+        target_scores = self._target_scores
+        self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
+        self.log_dict({f"train/{k}": v for k, v in items.items()}, on_epoch=True, on_step=False, batch_size=images)
+        # Undone here: Ultralytics' division by the batch's target scores, Lightning's by the accumulated batches and
+        # DDP's by the ranks. What is left is a plain sum over images, whatever the split.
+        return loss.sum() * (target_scores.clamp(min=1) / images) * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def on_after_backward(self) -> None:
+        """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        self._pending = not (
+            self.trainer.is_last_batch or progress.current.ready % self.trainer.accumulate_grad_batches == 0
+        )
+        if self._pending:
+            return
+        target_scores, images = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, images / target_scores.clamp(min=1))
+        self._sums.zero_()
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
+        if not self._pending:
+            self.trainer.optimizers[0].zero_grad()
+
+    def on_train_end(self) -> None:
+        """Gives the Trainer its accumulation back."""
+        self.trainer.accumulate_grad_batches = self._accumulate_given
+
+    def _compute_loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        if self._loss is None or self._loss.device != self.device:
+            self._loss = self.net.init_criterion()
+            self._loss.assigner.register_forward_hook(self._keep_target_scores)
+        return self._loss(outputs, batch)
+
+    def _keep_target_scores(self, assigner: Any, inputs: Any, outputs: tuple[Tensor, ...]) -> None:
+        # (labels, boxes, scores, foreground, indices); the loss divides by this very sum, or by 1 if that is more.
+        self._target_scores = outputs[2].sum()
+
+    # Validation and use
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Loss and detections of a batch."""
+        outputs = self.net(batch["img"])
+        _, items = self._compute_loss(outputs, batch)
+        self.log_dict({f"val/{k}": v for k, v in items.items()}, batch_size=len(batch["img"]), sync_dist=True)
+        self._score(outputs[0], batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/precision``, ``val/recall``, ``val/map50`` and ``val/map``."""
+        self._log_scores("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Detections of a batch."""
+        self._score(self(batch["img"]), batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/precision``, ``test/recall``, ``test/map50`` and ``test/map``."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+        """Detections per image, (n, 6) each: x1, y1, x2, y2 in pixels of the network's input, score, class."""
+        return self.detect(batch["img"], confidence=0.25)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, confidence: float = 0.25, iou: float = 0.7) -> list[Tensor]:
+        """Boxes of images (B, 3, H, W) in [0, 1] after non-maximum suppression; see :meth:`predict_step`."""
+        return _suppress(self(images), confidence, iou)
+
+    def _score(self, predictions: Tensor, batch: dict[str, Any]) -> None:
+        # Ultralytics' settings for validation.
+        detections = _suppress(predictions, confidence=0.001, iou=0.7)
+        height, width = batch["img"].shape[2:]
+        boxes = batch["bboxes"] * batch["bboxes"].new_tensor([width, height, width, height])
+        corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+        targets = []
+        for image in range(len(detections)):
+            mine = batch["batch_idx"] == image
+            targets.append({"boxes": corners[mine], "labels": batch["cls"][mine].view(-1).long()})
+        found = [{"boxes": d[:, :4], "scores": d[:, 4], "labels": d[:, 5].long()} for d in detections]
+        self.scores.update(found, targets)
+
+    def _log_scores(self, split: str) -> None:
+        for name, value in self.scores.compute().items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "map", sync_dist=True)
+        self.scores.reset()
+
+
+def _suppress(predictions: Tensor, confidence: float, iou: float) -> list[Tensor]:
+    return non_max_suppression(
+        predictions.float(), confidence, iou, multi_label=True, max_det=300, max_time_img=math.inf
+    )
+
+
+def _size_attributes(net: torch.nn.Module) -> list[str]:
+    """Integer attributes of Ultralytics' blocks that follow a channel count: the halves of C2f and its kin."""
+    return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
+
+
+def _some(names: Mapping[int, str]) -> str:
+    """The first few class names."""
+    return ", ".join(list(names.values())[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,86 @@
+"""Boxes and scores to precision, recall and mAP, equal for any number of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torchmetrics.detection import MeanAveragePrecision
+
+#: What :meth:`DetectionScores.compute` returns, each in [0, 1].
+SCORE_NAMES = ("precision", "recall", "map50", "map")
+
+
+class DetectionScores(nn.Module):
+    """COCO's box mAP over all ranks, with precision and recall at the best F1.
+
+    TorchMetrics' own synchronisation needs shards of equal length; here the lists of all ranks are gathered as objects,
+    so that no image has to be counted twice to fill a shard up.
+
+    Args:
+        max_detections: Detections per image that count, the best scored first.
+    """
+
+    def __init__(self, max_detections: int = 300) -> None:
+        super().__init__()
+        # A plain list keeps the metric's states out of the module's buffers and device moves.
+        self._metric = [
+            MeanAveragePrecision(
+                box_format="xyxy",
+                iou_type="bbox",
+                max_detection_thresholds=[1, 10, max_detections],
+                extended_summary=True,
+                backend="pycocotools",
+                sync_on_compute=False,
+            )
+        ]
+        self._metric[0].warn_on_many_detections = False
+
+    def update(self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> None:
+        """Adds images.
+
+        Args:
+            predictions: Per image ``boxes`` (n, 4) as x1 y1 x2 y2 in pixels, ``scores`` (n,) and ``labels`` (n,).
+            targets: Per image ``boxes`` (m, 4) and ``labels`` (m,).
+        """
+        self._metric[0].update(*([{k: v.cpu() for k, v in image.items()} for image in p] for p in (predictions, targets)))
+
+    def compute(self) -> dict[str, float]:
+        """Scores of all images of all ranks.
+
+        Returns:
+            ``map50`` and ``map`` (mean over IoU 0.50 to 0.95) as in COCO; ``precision`` and ``recall`` at IoU 0.50, per
+            class where F1 is best on COCO's 101-point curve, then averaged over the classes that occur.
+        """
+        metric = self._metric[0]
+        self._gather(metric)
+        if not metric.groundtruth_labels or not sum(len(labels) for labels in metric.groundtruth_labels):
+            return dict.fromkeys(SCORE_NAMES, 0.0)
+        curves = metric.compute()["precision"][:, :, :, 0, -1]  # (IoU thresholds, recall points, classes)
+        curves = curves[:, :, (curves > -1).any(0).any(0)].double()
+        recall = torch.linspace(0, 1, curves.shape[1], dtype=torch.float64)[:, None]
+        f1 = 2 * curves[0] * recall / (curves[0] + recall).clamp(min=1e-12)
+        best = f1.argmax(0)  # (classes,)
+        reached = f1.amax(0) > 0
+        return {
+            "precision": (curves[0].gather(0, best[None])[0] * reached).mean().item(),
+            "recall": (recall[best, 0] * reached).mean().item(),
+            "map50": curves[0].mean().item(),
+            "map": curves.mean().item(),
+        }
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._metric[0].reset()
+
+    @staticmethod
+    def _gather(metric: MeanAveragePrecision) -> None:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        names = [name for name, default in metric._defaults.items() if isinstance(default, list)]
+        ranks: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(ranks, {name: getattr(metric, name) for name in names})
+        for name in names:
+            setattr(metric, name, [image for rank in ranks for image in rank[name]])

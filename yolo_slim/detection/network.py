@@ -1,0 +1,135 @@
+"""The Ultralytics network behind a detector: built, read from files, fitted to classes, traced."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_slim.pruning import ChannelGraph, apply_structure, trace
+
+#: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
+TRACE_SIZE = 64
+
+
+def build_network(model: str | Mapping[str, Any], nc: int, structure: Mapping[str, Any] | None = None) -> DetectionModel:
+    """Builds a network with fresh weights.
+
+    Args:
+        model: Name or path of a model YAML (``yolov8n``, ``yolov8n.yaml``), or its content.
+        nc: Number of classes, at least 1.
+        structure: Channels of every layer, for a network that has been pruned; see
+            :func:`yolo_slim.pruning.structure_of`.
+
+    Raises:
+        FileNotFoundError: If there is no such YAML.
+        ValueError: If the YAML is not a detection model, or the structure belongs to another one.
+    """
+    config: Any = copy.deepcopy(dict(model)) if isinstance(model, Mapping) else model
+    if isinstance(config, str) and not config.endswith((".yaml", ".yml")):
+        config += ".yaml"
+    try:
+        net = DetectionModel(config, nc=nc, verbose=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"model {model!r} not found; expected a YOLOv8 size such as yolov8n.yaml, a model YAML or a .pt file"
+        ) from error
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"model {model!r} is not a model YAML of Ultralytics ({error!r})") from error
+    if type(net.model[-1]) is not Detect:
+        raise ValueError(
+            f"model {model!r} ends in {type(net.model[-1]).__name__}; expected a detection model, whose last layer is "
+            "Detect"
+        )
+    if structure:
+        apply_structure(net, structure)
+    return prepare(net)
+
+
+def prepare(net: DetectionModel) -> DetectionModel:
+    """Makes a network trainable as Ultralytics' trainer would: float32, all but the DFL weights free."""
+    net.float().train()
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(".dfl" not in name)
+    return net
+
+
+def fit_classes(net: DetectionModel, names: Mapping[int, str]) -> None:
+    """Gives the head one output per class; rows of classes that it knew by name are kept.
+
+    Args:
+        net: The network; its last class convolutions are replaced where the classes differ.
+        names: Class names by index, without gaps.
+    """
+    old = {str(name).strip().lower(): index for index, name in dict(net.names).items()}
+    known = [old.get(str(names[i]).strip().lower()) for i in range(len(names))]
+    head = net.model[-1]
+    same = len(names) == head.nc and (known == list(range(head.nc)) or not any(k is not None for k in known))
+    if not same:
+        for branch, stride in zip(head.cv3, head.stride, strict=True):
+            branch[-1] = _class_convolution(branch[-1], known, float(stride))
+        head.nc, head.no = len(names), len(names) + 4 * head.reg_max
+        net.yaml["nc"] = net.nc = len(names)
+    net.names = dict(names)
+
+
+def _class_convolution(old: nn.Conv2d, known: list[int | None], stride: float) -> nn.Conv2d:
+    new = nn.Conv2d(old.in_channels, len(known), 1).to(old.weight.device, old.weight.dtype)
+    with torch.no_grad():
+        # Ultralytics' initial bias: .01 objects per class and image of 640 pixels.
+        new.bias.fill_(math.log(5 / len(known) / (640 / stride) ** 2))
+        for row, source in enumerate(known):
+            if source is not None:
+                new.weight[row] = old.weight[source]
+                new.bias[row] = old.bias[source]
+    return new
+
+
+def set_loss_gains(net: DetectionModel, box: float, cls: float, dfl: float) -> None:
+    """Tells the network's loss its gains; Ultralytics reads them as attributes of ``net.args``."""
+    net.args = SimpleNamespace(box=box, cls=cls, dfl=dfl)
+
+
+def raw_outputs(net: DetectionModel, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode."""
+    net.model[-1].shape = None  # a cached size would steer the head's control flow
+    outputs = net(images)
+    raw = outputs[1] if isinstance(outputs, tuple) else outputs
+    return raw["boxes"], raw["scores"]
+
+
+def trace_network(net: DetectionModel) -> ChannelGraph:
+    """The channel graph of a network in all the ways in which Ultralytics runs it: eval, training and export."""
+    device = next(net.parameters()).device
+    images = torch.rand(1, 3, TRACE_SIZE, TRACE_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def evaluation(net: nn.Module) -> Any:
+        return raw_outputs(net.eval(), images)
+
+    def training(net: nn.Module) -> Any:
+        net.train()
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return raw_outputs(net, images)
+
+    def export(net: nn.Module) -> Any:
+        # Ultralytics' exporter swaps every forward for forward_split, which splits by C2f.c instead of halving.
+        blocks = [m for m in net.eval().modules() if hasattr(m, "forward_split")]
+        for block in blocks:
+            block.forward = block.forward_split
+        try:
+            return raw_outputs(net, images)
+        finally:
+            for block in blocks:
+                del block.__dict__["forward"]
+
+    passes: list[Callable[[nn.Module], Any]] = [evaluation, training, export]
+    return trace(net, passes=passes)

@@ -1,0 +1,55 @@
+"""What every fit of ours is surrounded with: checkpoints, averaging, loggers, progress."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from yolo_slim.callbacks import GammaMonitor
+
+
+class EpochLines(Callback):
+    """One line per epoch, for output that is not a terminal and cannot show a progress bar."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints losses and scores of the epoch."""
+        if not trainer.is_global_zero:
+            return
+        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        shown = [f"{k} {values[k]:.4g}" for k in _SHOWN if k in values]
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " + "  ".join(shown), flush=True)
+
+
+_SHOWN = ("train/box_loss", "train/cls_loss", "train/dfl_loss", "val/map50", "val/map", "gamma/small")
+
+
+def loggers(folder: Path) -> list[Logger]:
+    """TensorBoard and CSV (``metrics.csv``) side by side in a run folder."""
+    return [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")]
+
+
+def checkpoint(folder: Path | None = None) -> ModelCheckpoint:
+    """Keeps ``best.ckpt`` (highest ``val/map``) and ``last.ckpt``."""
+    return ModelCheckpoint(
+        dirpath=folder, filename="best", monitor="val/map", mode="max", save_last=True, enable_version_counter=False
+    )
+
+
+def watchers(progress_bar: bool = True, fitting: bool = True) -> list[Callback]:
+    """Callbacks that only look: rates and gammas to the loggers, progress to the screen."""
+    found: list[Callback] = [LearningRateMonitor("epoch"), GammaMonitor()] if fitting else []
+    if progress_bar and sys.stdout.isatty():
+        found.append(RichProgressBar())
+    elif fitting:
+        found.append(EpochLines())
+    return found
+
+
+def quiet_bar(progress_bar: bool | None) -> dict[str, Any]:
+    """Trainer argument that leaves out Lightning's own bar where ours, or lines, take its place."""
+    return {"enable_progress_bar": progress_bar is not False and sys.stdout.isatty()}

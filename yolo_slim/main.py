@@ -1,0 +1,83 @@
+"""Entry point: finds the verb and imports only what it needs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+VERBS = {
+    "fit": "train a detector: baseline, sparse phase or finetune, as the configuration says",
+    "validate": "mAP of a checkpoint on the validation images",
+    "test": "mAP of a checkpoint on the test images",
+    "predict": "draw and write the boxes that a checkpoint finds in images",
+    "prune": "remove the channels that matter least and save the slim model",
+    "slim": "all phases in one resumable command: train, sparse-train, prune, finetune",
+}
+
+USAGE = """\
+usage: train.py VERB [-c CONFIG.yaml ...] [--key value ...]
+
+Make a YOLO detector smaller and faster: train, sparse-train, prune, finetune.
+
+verbs:
+{verbs}
+
+train.py VERB --help lists the keys of a verb; configs/ holds commented files to start from.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs one verb of the command line.
+
+    Bad input ends with one line on standard error and exit status 1; with ``YOLO_SLIM_DEBUG`` set in the environment
+    it ends with a traceback.
+
+    Args:
+        args: Arguments without the program's name; by default those of the process.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print(USAGE.format(verbs="\n".join(f"  {name:10}{text}" for name, text in VERBS.items())), end="")
+        return
+    if verb == "--version":
+        from yolo_slim import __version__
+
+        print(__version__)
+        return
+    if verb not in VERBS:
+        _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)} (see train.py --help)", status=2)
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    try:
+        _command(verb)(arguments)
+    except _user_errors() as error:
+        if os.environ.get("YOLO_SLIM_DEBUG"):
+            raise
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted", status=130)
+
+
+def _command(verb: str) -> Callable[[list[str]], None]:
+    if verb == "prune":
+        from yolo_slim.prune_command import main as command
+    elif verb == "slim":
+        from yolo_slim.recipe_command import main as command
+    else:
+        from yolo_slim.cli import main as command
+    return command
+
+
+def _user_errors() -> tuple[type[BaseException], ...]:
+    errors: tuple[type[BaseException], ...] = (ValueError, OSError)
+    if "lightning" in sys.modules:
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+        errors += (MisconfigurationException,)
+    return errors
+
+
+def _fail(message: str, status: int = 1) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,238 @@
+"""Which channels of a model live and die together, found by running it once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from yolo_slim.pruning.components import components, fixed_by_equal_counts, reasons_of
+from yolo_slim.pruning.labels import leaves
+from yolo_slim.pruning.layers import is_depthwise, side, sides_of, tensors_of
+from yolo_slim.pruning.passes import Pass, default_passes, module_names, tag_attributes
+from yolo_slim.pruning.restored import restored
+from yolo_slim.pruning.tracer import HiddenOperations, Tracer
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Why channels may never be dropped: what ``operation`` in ``module`` does with them, and how many groups it is."""
+
+    module: str
+    operation: str
+    reason: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An integer attribute of a module that follows a channel count; ``index`` is its place in a list attribute."""
+
+    module: str
+    name: str
+    index: int | None
+    groups: Tensor
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """The gammas of one BatchNorm layer.
+
+    Attributes:
+        module: name of the layer.
+        groups: int64 (C,), the group of each gamma.
+        prunable: bool (C,), whether it may be penalised and its channel dropped.
+    """
+
+    module: str
+    groups: Tensor
+    prunable: Tensor
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """The coupled channels of a model.
+
+    A group is one set of coupled channels: they are dropped together or not at all. Every channel of every parameter
+    and buffer that the passes reach is in exactly one group.
+
+    Attributes:
+        num_groups: number of groups.
+        axes: tensor name (as in a state dict) -> axis -> int64 (C,), the group of each channel.
+        sides: tensor name -> axis -> "in", "out" or "tensor.axis", the side of the layer that the axis belongs to.
+        fixed: bool (num_groups,), groups that may never be dropped.
+        reasons: why they may not.
+        equal_counts: lists of int64 arrays of groups; all arrays of a list must keep the same number of channels.
+        attributes: integer module attributes that follow a channel count.
+        residual: bool (num_groups,), groups that pass through an addition of two feature maps.
+        gammas: BatchNorm layer -> int64 (C,), the group of each of its gammas.
+        modules: names of all modules.
+        passes: the passes that were traced.
+    """
+
+    num_groups: int
+    axes: dict[str, dict[int, Tensor]]
+    sides: dict[str, dict[int, str]]
+    fixed: Tensor
+    reasons: list[Fixed]
+    equal_counts: list[list[Tensor]]
+    attributes: list[Attribute]
+    residual: Tensor
+    gammas: dict[str, Tensor]
+    modules: tuple[str, ...]
+    passes: tuple[Pass, ...]
+
+    def prunable_gammas(self, shortcuts: str = "couple", ignore: Sequence[str] = ()) -> list[Gamma]:
+        """The gammas of every BatchNorm layer, with those that may be penalised and dropped marked.
+
+        Args:
+            shortcuts: "couple" prunes channels that meet in a residual addition together; "spare" leaves them all.
+            ignore: patterns (``fnmatch``) of module names whose output channels stay, with all modules inside.
+
+        Raises:
+            ValueError: if a pattern matches no layer, or ``shortcuts`` is neither of the two.
+        """
+        if shortcuts not in ("couple", "spare"):
+            raise ValueError(f"shortcuts={shortcuts!r}: expected 'couple' or 'spare'")
+        unprunable = self.fixed.numpy() | (self.residual.numpy() if shortcuts == "spare" else False)
+        unprunable[self._ignored(ignore)] = True
+        equal = [[part.numpy() for part in parts] for parts in self.equal_counts]
+        for parts in fixed_by_equal_counts(unprunable, equal):
+            for part in parts:
+                unprunable[part] = True
+        prunable = torch.from_numpy(~unprunable)
+        return [Gamma(module, groups, prunable[groups]) for module, groups in self.gammas.items()]
+
+    def _ignored(self, patterns: Sequence[str]) -> np.ndarray:
+        found: list[np.ndarray] = []
+        for pattern in patterns:
+            matched = {name for name in self.modules if fnmatchcase(name, pattern)}
+            inside = [t for t in self.axes if any(t.startswith(f"{name}.") for name in matched)]
+            if not inside:
+                raise ValueError(f"ignore pattern {pattern!r} matches no layer; names look like {_some(self.gammas)}")
+            found += [g.numpy() for t in inside for axis, g in self.axes[t].items() if self.sides[t][axis] != "in"]
+        return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass] | None = None) -> ChannelGraph:
+    """Finds the groups of coupled channels by running the model on a small input.
+
+    Every operation of a pass carries one label per channel along. An operation without a rule fixes the channels that
+    touch it. The model comes back exactly as it was.
+
+    Args:
+        model: the model.
+        example_inputs: a tensor, or a tuple of positional arguments; small is enough, as only shapes matter. Used by
+            the default passes: a forward in eval mode, and one in train mode with the BatchNorm layers in eval mode.
+        passes: callables that run the model in their own way and return the tensors that count as outputs, in any
+            nest. They must reach the model through their argument only. The channels of what they return are fixed.
+
+    Raises:
+        ValueError: if neither inputs nor passes are given, or a pass returns no tensor.
+    """
+    passes = tuple(default_passes(example_inputs) if passes is None else passes)
+    if not passes:
+        raise ValueError("trace needs at least one pass; got an empty list")
+    tracer = Tracer(model)
+    for run in passes:
+        with restored(model), torch.random.fork_rng(devices=[]), torch.no_grad(), module_names(model, tracer):
+            tag_attributes(model, tracer)
+            with HiddenOperations(tracer), tracer:
+                outputs = run(model)
+            found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
+            if not found:
+                raise ValueError(f"pass {run!r} returned {type(outputs).__name__} without tensors; return the outputs")
+            tracer.operation = "output"
+            tracer.fix_tensors(found, "is an output of the model")
+    return _build(model, tracer, passes)
+
+
+def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> ChannelGraph:
+    owners = [
+        (f"{name}.{key}" if name else key, module, key, tensor)
+        for name, module in model.named_modules(remove_duplicate=False)
+        for key, tensor in tensors_of(module).items()
+    ]
+    for name, module, key, tensor in owners:
+        if id(tensor) not in tracer.owned_labels and tensor.dim() > 0:
+            tracer.modules, tracer.operation = [name.rpartition(".")[0]], key
+            for axis in range(len((sides_of(module) or {}).get(key, ("",)))):
+                tracer.fix(tracer.own(tensor, axis), "is not reached by any pass")
+    for source in tracer.used_attributes & tracer.attributes.keys():
+        for labels in tracer.attributes.pop(source):
+            tracer.modules, tracer.operation = [source.module], source.name
+            tracer.fix(labels, "its size is an attribute that is also used in arithmetic or a comparison")
+
+    num_groups, group_of = components(tracer.count, tracer.edges)
+    fixed = np.zeros(num_groups, bool)
+    for fix in tracer.fixes:
+        fixed[group_of[fix.labels]] = True
+    residual = np.zeros(num_groups, bool)
+    for labels in tracer.residual:
+        residual[group_of[labels]] = True
+    bound = {source: [group_of[labels] for labels in found] for source, found in tracer.attributes.items()}
+    equal = {_key(parts): (parts, at) for parts, at in [([group_of[p] for p in ps], at) for ps, at in tracer.equal]}
+    equal |= {_key(parts): (parts, source.module) for source, parts in bound.items()}
+    equal = {k: v for k, v in equal.items() if len(set(k)) > 1}
+    reasons = reasons_of(tracer.fixes, group_of)
+    for parts in fixed_by_equal_counts(fixed, [parts for parts, _ in equal.values()]):
+        at = equal[_key(parts)][1]
+        groups = np.unique(np.concatenate(parts))
+        reasons.append((at, "equal counts", "must keep as many channels as a fixed part", int((~fixed[groups]).sum())))
+        fixed[groups] = True
+
+    axes: dict[str, dict[int, Tensor]] = {}
+    sides: dict[str, dict[int, str]] = {}
+    gammas: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, module, key, tensor in owners:
+        labels_by_axis = tracer.owned_labels.get(id(tensor), {})
+        axes[name] = {axis: torch.from_numpy(group_of[labels]) for axis, labels in sorted(labels_by_axis.items())}
+        sides[name] = {axis: side(module, key, axis) for axis in axes[name]}
+        if isinstance(module, _BatchNorm) and key == "weight" and id(module) not in seen:
+            gammas[name.removesuffix(".weight")] = axes[name][0]
+            seen.add(id(module))
+        _check_cover(name, module, key, tensor, axes[name])
+    return ChannelGraph(
+        num_groups=num_groups,
+        axes=axes,
+        sides=sides,
+        fixed=torch.from_numpy(fixed),
+        reasons=[Fixed(*reason) for reason in reasons],
+        equal_counts=[[torch.from_numpy(p) for p in parts] for parts, _ in equal.values()],
+        attributes=[
+            Attribute(*source, torch.from_numpy(parts[0]))
+            for source, parts in bound.items()
+            if not fixed[parts[0]].all()
+        ],
+        residual=torch.from_numpy(residual),
+        gammas=gammas,
+        modules=tuple(name for name, _ in model.named_modules(remove_duplicate=False) if name),
+        passes=passes,
+    )
+
+
+def _check_cover(name: str, module: nn.Module, key: str, tensor: Tensor, axes: dict[int, Tensor]) -> None:
+    """Every channel of a stock layer is in exactly one group."""
+    sides = (sides_of(module) or {}).get(key, ())
+    for axis in range(1 if is_depthwise(module) else len(sides)):
+        if axis not in axes and tensor.shape[axis] > 1:
+            raise AssertionError(f"{name}: the channels along axis {axis} are in no group")
+    for axis, groups in axes.items():
+        if len(groups) != tensor.shape[axis]:
+            raise AssertionError(f"{name}: {tensor.shape[axis]} channels along axis {axis}, {len(groups)} in groups")
+
+
+def _key(parts: list[np.ndarray]) -> tuple[bytes, ...]:
+    """Equal for parts that hold the same groups, whatever their order inside a part."""
+    return tuple(np.sort(part).tobytes() for part in parts)
+
+
+def _some(names: Sequence[str] | dict[str, Any]) -> str:
+    return ", ".join(list(names)[:3]) or "(no BatchNorm layer)"

@@ -1,0 +1,108 @@
+"""What the engine knows about the stock layers: which axis of which tensor is a side, and which attribute counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Sides = dict[str, tuple[str, ...]]  # tensor name -> side of each leading axis
+
+_VECTOR = ("out",)
+_KINDS: tuple[tuple[type[nn.Module], Sides], ...] = (
+    (_ConvTransposeNd, {"weight": ("in", "out"), "bias": _VECTOR}),
+    (_ConvNd, {"weight": ("out", "in"), "bias": _VECTOR}),
+    (nn.Linear, {"weight": ("out", "in"), "bias": _VECTOR}),
+    (_BatchNorm, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), _VECTOR)),
+    (nn.PReLU, {"weight": _VECTOR}),
+)
+
+
+def sides_of(module: nn.Module) -> Sides | None:
+    """The sides of a stock layer's tensors; None for any other module."""
+    return next((sides for kind, sides in _KINDS if isinstance(module, kind)), None)
+
+
+def side(module: nn.Module, tensor: str, axis: int) -> str:
+    """The side a tensor's axis belongs to: "in" or "out", or "tensor.axis" where the module is no stock layer."""
+    sides = (sides_of(module) or {}).get(tensor, ())
+    return sides[axis] if axis < len(sides) else f"{tensor}.{axis}"
+
+
+def side_axes(module: nn.Module, name: str) -> Iterator[tuple[str, int]]:
+    """The (tensor, axis) pairs of a side, the inverse of :func:`side`."""
+    if name not in ("in", "out"):
+        tensor, _, axis = name.rpartition(".")
+        yield tensor, int(axis)
+        return
+    for tensor, sides in (sides_of(module) or {}).items():
+        if getattr(module, tensor, None) is not None and name in sides:
+            yield tensor, sides.index(name)
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a convolution has one input channel per group."""
+    return isinstance(module, _ConvNd) and module.groups > 1 and module.groups == module.in_channels
+
+
+def multiplier(module: nn.Module) -> int:
+    """Output channels per input channel of a depthwise convolution."""
+    assert isinstance(module, _ConvNd)
+    return module.out_channels // module.in_channels
+
+
+def counts(module: nn.Module) -> dict[str, int]:
+    """The attributes of a stock layer that its tensors' shapes must agree with; empty for any other module."""
+    if isinstance(module, _ConvNd):
+        return {name: getattr(module, name) for name in ("in_channels", "out_channels", "groups")}
+    if isinstance(module, nn.Linear):
+        return {name: getattr(module, name) for name in ("in_features", "out_features")}
+    if isinstance(module, _BatchNorm):
+        return {"num_features": module.num_features}
+    return {"num_parameters": module.num_parameters} if isinstance(module, nn.PReLU) else {}
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers a module owns itself."""
+    own = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def submodule(model: nn.Module, name: str, what: str) -> nn.Module:
+    """A module by its name.
+
+    Raises:
+        ValueError: if the model has none of this name; ``what`` is what asked for it.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"{what} does not fit: the model has no module {name!r}") from error
+
+
+def install(model: nn.Module, new: Mapping[int, Tensor]) -> list[nn.Module]:
+    """Replaces parameters and buffers wherever they occur, so that shared ones stay shared.
+
+    Args:
+        model: the model, changed in place.
+        new: id of the tensor to replace -> its replacement.
+
+    Returns:
+        The modules that own a replaced tensor.
+    """
+    changed = []
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            found = {name: new[id(tensor)] for name, tensor in table.items() if id(tensor) in new}
+            table.update(found)  # type: ignore[arg-type]
+            if found:
+                changed.append(module)
+    return changed
+
+
+def set_counts(module: nn.Module, values: Mapping[str, int]) -> None:
+    """Sets the attributes of :func:`counts`."""
+    for name, value in values.items():
+        setattr(module, name, value)

@@ -1,0 +1,73 @@
+"""Running a model so that a tracer can watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as module_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from yolo_slim.pruning.tagged_int import AttributeSource, TaggedInt
+from yolo_slim.pruning.tracer import Tracer
+
+Pass = Callable[[nn.Module], Any]
+
+
+def default_passes(example_inputs: Any) -> list[Pass]:
+    """A forward in eval mode, and one in train mode with the BatchNorm layers in eval mode."""
+    if example_inputs is None:
+        raise ValueError("trace needs example_inputs (a tensor or a tuple of arguments) or passes; got neither")
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+
+    def evaluate(model: nn.Module) -> Any:
+        return model.eval()(*inputs)
+
+    def train(model: nn.Module) -> Any:
+        model.train()
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return model(*inputs)
+
+    return [evaluate, train]
+
+
+def tag_attributes(model: nn.Module, tracer: Tracer) -> None:
+    """Tags the integers that a module of the user's keeps; stock layers read theirs from their weights."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn"):
+            continue
+        for key, value in list(vars(module).items()):
+            if key.startswith("_"):
+                continue
+            if type(value) is int:
+                vars(module)[key] = TaggedInt(value, (AttributeSource(name, key, None),), tracer.use)
+            elif type(value) in (list, tuple) and all(type(item) is int for item in value):
+                tags = (TaggedInt(v, (AttributeSource(name, key, i),), tracer.use) for i, v in enumerate(value))
+                vars(module)[key] = type(value)(tags)
+
+
+@contextmanager
+def module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Tells the tracer which module is running."""
+    names = {module: name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, args: Any) -> None:
+        tracer.modules.append(names.get(module, type(module).__name__))
+
+    def leave(module: nn.Module, args: Any, result: Any) -> None:
+        tracer.modules.pop()
+
+    hooks = [
+        module_hooks.register_module_forward_pre_hook(enter),
+        module_hooks.register_module_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        tracer.modules.clear()
+        for hook in hooks:
+            hook.remove()

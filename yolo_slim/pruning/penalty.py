@@ -1,0 +1,217 @@
+"""Penalties of the sparse phase: what pushes gammas towards zero, and when.
+
+Both classes work on plain modules and know nothing of a trainer: a caller tells them that an epoch starts, that the
+gradients of a step are complete, and that a step was taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.pruning.graph import ChannelGraph
+from yolo_slim.pruning.importance import reduce_to_groups
+from yolo_slim.pruning.selection import Selection, select
+
+
+def strength_at(epoch: int, epochs: int, strength: float, final_fraction: float = 0.1) -> float:
+    """Strength of the L1 term in one epoch: a linear decay from ``strength`` to about ``final_fraction`` of it.
+
+    Args:
+        epoch: Index of the epoch, 0 to ``epochs - 1``.
+        epochs: Number of epochs of the fit.
+        strength: Lambda of Network Slimming (Liu et al., ICCV 2017, equation 1), at least 0.
+        final_fraction: Share of ``strength`` that the line would reach at ``epoch == epochs``, in [0, 1].
+
+    >>> [round(strength_at(e, 4, 1.0), 3) for e in range(4)]
+    [1.0, 0.775, 0.55, 0.325]
+    """
+    return strength * (1 - (1 - final_fraction) * epoch / epochs)
+
+
+def growing_ratio(epoch: int, epochs: int, ratio: float) -> float:
+    """Share of the channels that are under decay in one epoch: a cubic ramp from 0, complete after two thirds.
+
+    The ramp is the one of Zhu & Gupta, "To prune, or not to prune" (2017), equation 1: fast while there is much to
+    remove, slow at the end.
+
+    >>> [round(growing_ratio(e, 9, 0.5), 3) for e in (0, 1, 3, 6, 8)]
+    [0.0, 0.211, 0.438, 0.5, 0.5]
+    """
+    progress = min(1.0, epoch / max(1, 2 * epochs // 3))
+    return ratio * (1 - (1 - progress) ** 3)
+
+
+def gamma_magnitudes(model: nn.Module) -> Tensor:
+    """|gamma| of all BatchNorm layers of a model in one vector, of shape (channels,)."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.weight is not None]
+    return torch.cat([n.weight.detach().abs().float() for n in norms]) if norms else torch.zeros(0)
+
+
+class Subgradient:
+    """The L1 subgradient of Network Slimming: ``grad(gamma) += strength * sign(gamma)``.
+
+    Args:
+        model: The module whose gammas are penalised.
+        graph: Its channel graph.
+        selection: Says which gammas are prunable (``shortcuts``, ``ignore``); the same object should rank them later.
+    """
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
+        self._gammas: list[tuple[nn.Parameter, Tensor | None]] = []
+        for gamma in graph.prunable_gammas(selection.shortcuts, selection.ignore):
+            weight = model.get_submodule(gamma.module).weight
+            if bool(gamma.prunable.any()):
+                mask = None if bool(gamma.prunable.all()) else gamma.prunable.to(weight.device, weight.dtype)
+                self._gammas.append((weight, mask))
+
+    @torch.no_grad()
+    def add_to_gradients(self, strength: float, owned: set[int]) -> int:
+        """Adds the term to the complete gradients of one optimizer step.
+
+        Args:
+            strength: Strength of this epoch.
+            owned: ``id()`` of the parameters that the optimizer is about to update. Gammas of other optimizers, frozen
+                gammas and gammas that took no part in the loss are left alone.
+
+        Returns:
+            The number of BatchNorm layers that were penalised.
+        """
+        due = [(w, m) for w, m in self._gammas if id(w) in owned and w.requires_grad and w.grad is not None]
+        if due:
+            signs = torch._foreach_sign([w.detach() for w, _ in due])
+            for sign, (_, mask) in zip(signs, due, strict=True):
+                if mask is not None:
+                    sign.mul_(mask)
+            torch._foreach_add_([w.grad for w, _ in due], signs, alpha=strength)
+        return len(due)
+
+
+class Growing:
+    """Lets a growing set of channels fade to exactly zero while the others adapt, so that the prune costs nothing.
+
+    At the start of an epoch the groups with the lowest first-order Taylor importance (Molchanov et al., CVPR 2019,
+    equation 8, on gamma and beta together: the squared change of the loss if the channel's output became zero) are
+    chosen by :func:`select`, with its floors and equal halves, at a share that grows to ``selection.ratio`` over two
+    thirds of the fit. The gammas and betas of newly chosen channels shrink geometrically to a thousandth in that epoch
+    and are held at zero from the next one on.
+
+    Args:
+        model: The module that is made sparse.
+        graph: Its channel graph.
+        selection: What the prune will be asked for.
+    """
+
+    #: What is left of a newly chosen gamma after one epoch of shrinking.
+    EPOCH_FACTOR = 1e-3
+    #: Weight of the newest step in the running mean of the importance.
+    TAYLOR_UPDATE = 0.1
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
+        self.graph = graph
+        self.selection = selection
+        self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)
+        self._gammas = [
+            g for g in graph.prunable_gammas(selection.shortcuts, selection.ignore) if bool(g.prunable.any())
+        ]
+        self._norms = [model.get_submodule(g.module) for g in self._gammas]
+        self._taylor: list[Tensor] = []
+        self._factors: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def observe_gradients(self) -> None:
+        """Updates the running importance from the complete gradients of one optimizer step."""
+        zero = torch.zeros((), device=self._norms[0].weight.device) if self._norms else None
+        terms = []
+        for norm in self._norms:
+            term = norm.weight * (zero if norm.weight.grad is None else norm.weight.grad)
+            if norm.bias is not None and norm.bias.grad is not None:
+                term = term + norm.bias * norm.bias.grad
+            terms.append(term)
+        squares = torch._foreach_mul(terms, terms) if terms else []
+        if self._taylor:
+            torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
+        else:
+            self._taylor = list(squares)
+
+    def start_epoch(self, epoch: int, epochs: int, steps: int) -> float:
+        """Chooses the channels of this epoch.
+
+        Args:
+            epoch: Index of the epoch.
+            epochs: Number of epochs of the fit.
+            steps: Optimizer steps that this epoch will have, at least 1.
+
+        Returns:
+            The share of the prunable channels that is chosen, in [0, 1).
+        """
+        before = self.chosen
+        ratio = growing_ratio(epoch, epochs, self.selection.ratio)
+        reached = 0.0
+        if ratio > 0 and self._taylor:
+            per_gamma = {g.module: t.double().cpu() for g, t in zip(self._gammas, self._taylor, strict=True)}
+            scores = reduce_to_groups(self.graph, per_gamma, reduction="sum")
+            # What is already zero stays chosen: its importance is zero, and floors are filled from the others first.
+            scores[before] = -1.0
+            selected = select(self.graph, scores, replace(self.selection, ratio=ratio))
+            self.chosen, reached = selected.dropped.cpu(), selected.reached
+        shrink = self.EPOCH_FACTOR ** (1 / max(1, steps))
+        per_group = torch.ones(self.graph.num_groups)
+        per_group[self.chosen] = shrink
+        per_group[self.chosen & before] = 0.0
+        self._set_factors(per_group)
+        return reached
+
+    def shrink(self, *models: nn.Module) -> None:
+        """After an optimizer step: shrinks the chosen gammas and betas of each of the given copies of the model."""
+        self._apply(self._factors, models)
+
+    def finish(self, *models: nn.Module) -> None:
+        """At the last step of the fit: everything that is chosen becomes exactly zero."""
+        self._set_factors((~self.chosen).float())
+        self.shrink(*models)
+
+    def state_dict(self) -> dict[str, Tensor | list[Tensor]]:
+        """Plain tensors from which a resumed fit goes on."""
+        return {"chosen": self.chosen, "taylor": list(self._taylor)}
+
+    def load_state_dict(self, state: dict[str, Tensor | list[Tensor]]) -> None:
+        """Takes over what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: If the state belongs to a model with other channels.
+        """
+        chosen, taylor = state["chosen"], list(state["taylor"])
+        sizes = [tuple(t.shape) for t in taylor]
+        expected = [tuple(n.weight.shape) for n in self._norms]
+        if chosen.shape != self.chosen.shape or (taylor and sizes != expected):
+            raise ValueError(
+                f"the saved state of the growing penalty has {len(chosen)} channel groups, this model has "
+                f"{len(self.chosen)}; resume with the model and selection that the fit was started with"
+            )
+        self.chosen = chosen.cpu()
+        self._taylor = [t.to(n.weight.device) for t, n in zip(taylor, self._norms, strict=True)] if taylor else []
+
+    def _set_factors(self, per_group: Tensor) -> None:
+        self._factors = {}
+        for gamma, norm in zip(self._gammas, self._norms, strict=True):
+            factor = per_group[gamma.groups.cpu()]
+            factor[~gamma.prunable.cpu()] = 1.0
+            if bool((factor != 1).any()):
+                self._factors[gamma.module] = factor.to(norm.weight.device, norm.weight.dtype)
+
+    @staticmethod
+    @torch.no_grad()
+    def _apply(factors: dict[str, Tensor], models: tuple[nn.Module, ...]) -> None:
+        values, by = [], []
+        for model in models:
+            for name, factor in factors.items():
+                norm = model.get_submodule(name)
+                for parameter in (norm.weight, norm.bias):
+                    if parameter is not None:
+                        values.append(parameter.detach())
+                        by.append(factor.to(parameter.device))
+        if values:
+            torch._foreach_mul_(values, by)

@@ -1,0 +1,131 @@
+"""A pruning plan: which channels of which layer stay, as plain data that people can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from yolo_slim.pruning.graph import ChannelGraph
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """The channels that stay, for every layer that loses some.
+
+    Attributes:
+        entries: module -> side -> ascending indices of the channels that stay. A side is "in" or "out" of a stock
+            layer (of one group, for the input of a grouped convolution), or "tensor.axis" of another module.
+        sizes: module -> side -> number of channels before.
+        attributes: module -> integer attribute ("name", or "name.index" in a list) -> its value afterwards.
+    """
+
+    entries: dict[str, dict[str, list[int]]]
+    sizes: dict[str, dict[str, int]]
+    attributes: dict[str, dict[str, int]]
+
+    def __post_init__(self) -> None:
+        """Checks the entries."""
+        for module, sides in self.entries.items():
+            for side, keep in sides.items():
+                size = self.sizes.get(module, {}).get(side)
+                if not isinstance(size, int) or not _is_count(size):
+                    raise ValueError(f"plan: {module!r}, side {side!r}: size is {size!r}, expected a positive integer")
+                if not isinstance(keep, list) or not keep or any(type(index) is not int for index in keep):
+                    raise ValueError(f"plan: {module!r}, side {side!r}: keep must be a non-empty list of integers")
+                if keep != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= size:
+                    raise ValueError(f"plan: {module!r}, side {side!r}: keep must ascend within 0..{size - 1}")
+        for module, values in self.attributes.items():
+            for name, value in values.items():
+                if not _is_count(value):
+                    raise ValueError(f"plan: attribute {module}:{name} is {value!r}, expected a positive integer")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: ``{"modules": {module: {side: {"size": 16, "keep": [...]}}}, "attributes": {...}}``."""
+        modules = {
+            module: {side: {"size": self.sizes[module][side], "keep": list(keep)} for side, keep in sides.items()}
+            for module, sides in self.entries.items()
+        }
+        return {"modules": modules, "attributes": {module: dict(v) for module, v in self.attributes.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PruningPlan:
+        """Builds a plan from :meth:`to_dict`'s data.
+
+        Raises:
+            ValueError: if the data is no plan.
+        """
+        try:
+            modules = data["modules"].items()
+            entries = {module: {side: entry["keep"] for side, entry in sides.items()} for module, sides in modules}
+            sizes = {module: {side: entry["size"] for side, entry in sides.items()} for module, sides in modules}
+            attributes = {module: dict(values) for module, values in data["attributes"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a pruning plan (expected the keys modules and attributes): {error!r}") from error
+        return cls(entries, sizes, attributes)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as YAML, one line per side."""
+        text = yaml.safe_dump(self.to_dict(), default_flow_style=None, sort_keys=False, width=2**20)
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> PruningPlan:
+        """Reads a plan written by :meth:`save`.
+
+        Raises:
+            ValueError: if the file holds no plan.
+        """
+        try:
+            return cls.from_dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def make_plan(graph: ChannelGraph, dropped: Tensor) -> PruningPlan:
+    """Translates dropped groups into the channels that stay.
+
+    Args:
+        graph: the channel graph.
+        dropped: bool (num_groups,).
+
+    Raises:
+        ValueError: if a fixed group is dropped, a layer would lose all its channels, or parts that must keep the same
+            number of channels would not.
+    """
+    if dropped.shape != (graph.num_groups,) or bool((dropped & graph.fixed).any()):
+        raise ValueError(
+            f"expected bool ({graph.num_groups},) without fixed groups; got {tuple(dropped.shape)}"
+            + (f" with {int((dropped & graph.fixed).sum())} fixed" if dropped.shape == graph.fixed.shape else "")
+        )
+    entries: dict[str, dict[str, list[int]]] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for tensor, axes in graph.axes.items():
+        module = tensor.rpartition(".")[0]
+        for axis, groups in axes.items():
+            side, keep = graph.sides[tensor][axis], (~dropped[groups]).nonzero().flatten().tolist()
+            if not keep:
+                raise ValueError(f"{module}: side {side!r} would lose all its {len(groups)} channels")
+            if len(keep) < len(groups):
+                if entries.setdefault(module, {}).setdefault(side, keep) != keep:
+                    raise AssertionError(f"{module}: the tensors of side {side!r} disagree about the channels to keep")
+                sizes.setdefault(module, {})[side] = len(groups)
+    for parts in graph.equal_counts:
+        kept = [int((~dropped[part]).sum()) for part in parts]
+        if len(set(kept)) > 1:
+            raise ValueError(f"parts that must keep the same number of channels would keep {kept}")
+    attributes: dict[str, dict[str, int]] = {}
+    for attribute in graph.attributes:
+        count = int((~dropped[attribute.groups]).sum())
+        if count < len(attribute.groups):
+            name = attribute.name if attribute.index is None else f"{attribute.name}.{attribute.index}"
+            attributes.setdefault(attribute.module, {})[name] = count
+    return PruningPlan(entries, sizes, attributes)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0

@@ -1,0 +1,30 @@
+"""The table of operations the tracer can follow; an operation that is missing here fixes what it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from yolo_slim.pruning.labels import Call, words
+from yolo_slim.pruning.rules_arithmetic import ARITHMETIC
+from yolo_slim.pruning.rules_layers import LAYERS
+from yolo_slim.pruning.rules_shape import SHAPES
+
+if TYPE_CHECKING:
+    from yolo_slim.pruning.tracer import Tracer
+
+Rule = Callable[["Tracer", Call], None]
+
+RULES: dict[str, Rule] = {**LAYERS, **ARITHMETIC, **SHAPES}
+
+# Questions to a tensor whose answer does not depend on its channels.
+NEUTRAL = frozenset(
+    words(
+        """
+        dim ndim ndimension dtype device layout names grad grad_fn is_leaf requires_grad set_requires_grad
+        get_device is_cuda is_cpu is_mps is_meta is_quantized is_sparse is_nested is_complex is_floating_point
+        is_signed is_inference is_contiguous element_size itemsize hash repr format storage_offset stride
+        _version
+        """
+    )
+)

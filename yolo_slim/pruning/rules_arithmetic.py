@@ -1,0 +1,178 @@
+"""How element-wise operations, reductions and pooling carry channels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from yolo_slim.pruning.labels import Axis, Call, Unsupported, words
+
+if TYPE_CHECKING:
+    from yolo_slim.pruning.tracer import Tracer
+
+Axes = list[Axis | None]
+
+# f(0) = 0, element by element; and plain copies.
+KEEPS_ZERO = words(
+    """
+    relu relu6 silu hardswish gelu leaky_relu rrelu elu celu selu mish tanh softsign softshrink hardshrink
+    tanhshrink abs absolute neg negative sqrt sin asin atan square sign floor ceil round trunc expm1 log1p erf
+    nan_to_num dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout clone contiguous detach
+    data to type type_as float half double bfloat16 cpu cuda alias positive zeros_like
+    """
+)
+LOSES_ZERO = words(
+    """
+    sigmoid hardsigmoid softplus exp cos logsigmoid rsqrt reciprocal log ones_like full_like rand_like randn_like
+    empty_like
+    """
+)
+SUMS = words("add sub subtract rsub maximum minimum")
+PRODUCTS = words("mul multiply")
+QUOTIENTS = words("div divide true_divide truediv")
+REDUCTIONS = words("mean sum amax amin max min var std norm prod median")
+POOLS = [f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp") for n in (1, 2, 3)]
+
+
+def keep(tracer: Tracer, call: Call) -> None:
+    """Passes the channels on; zero stays zero."""
+    if call.result is not call.input:
+        tracer.label(call.result, tracer.axes(call.input))
+
+
+def keep_nonzero(tracer: Tracer, call: Call) -> None:
+    """Passes the channels on; zero becomes something else."""
+    tracer.label(call.result, _nonzero(tracer.axes(call.input)))
+
+
+def clamp(tracer: Tracer, call: Call) -> None:
+    """Cuts off at two numbers, which hardtanh sets to -1 and 1."""
+    edge = 1 if call.name == "hardtanh" else None
+    low = call.get(1, "min", "min_val", default=edge and -edge)
+    high = call.get(2, "max", "max_val", default=edge)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        raise Unsupported("clamps at tensors")
+    axes = tracer.axes(call.input)
+    zero_stays = (low is None or low <= 0) and (high is None or high >= 0)
+    tracer.label(call.result, axes if zero_stays else _nonzero(axes))
+
+
+def power(tracer: Tracer, call: Call) -> None:
+    """A power with a positive exponent keeps zero."""
+    exponent = call.get(1, "exponent")
+    if not isinstance(exponent, (int, float)) or exponent <= 0:
+        raise Unsupported("exponent that is not a positive number")
+    tracer.label(call.result, tracer.axes(call.input))
+
+
+def binary(tracer: Tracer, call: Call) -> None:
+    """Couples the channels of both operands where they meet; a broadcast operand has none to couple."""
+    if call.kwargs.get("out") is not None:
+        raise Unsupported("writes into out=")
+    operands = [call.get(0, "input", "self"), call.get(1, "other", "value")]
+    tracer.use_all(operands)
+    tensors = [o for o in operands if isinstance(o, Tensor)]
+    if call.name in QUOTIENTS and (
+        operands[0] is not tensors[0] or (len(tensors) == 2 and any(a is not None for a in tracer.axes(tensors[1])))
+    ):
+        raise Unsupported("divides by channels")
+    maps = len(tensors) == 2 and all(t.shape == call.result.shape and id(t) not in tracer.owned for t in tensors)
+    out: Axes = []
+    for i, size in enumerate(call.result.shape):
+        meeting = [_aligned(tracer, t, i - call.result.dim(), size) for t in tensors]
+        labelled = [axis for axis, _ in meeting if axis is not None]
+        if not labelled:
+            out.append(None)
+            continue
+        if any(axis is None and full for axis, full in meeting):
+            tracer.fix(labelled[0], "meets a tensor of its size that follows no channel")
+        for other in labelled[1:]:
+            tracer.unite(labelled[0], other)
+        if maps and len(labelled) == 2 and call.name in SUMS:
+            tracer.residual.append(labelled[0].labels)
+        zeros = [axis.zero for axis in labelled]
+        if call.name in SUMS:
+            out.append(labelled[0].with_zero(np.logical_and.reduce(zeros) if len(zeros) == 2 else False))
+        else:
+            out.append(labelled[0].with_zero(np.logical_or.reduce(zeros)))
+    tracer.label(call.result, out)
+
+
+def reduction(tracer: Tracer, call: Call) -> None:
+    """Passes on the channels of the axes that stay; channels that are reduced over are fixed."""
+    other = call.get(1, "other", "dim", "axis", default=None)
+    if isinstance(other, Tensor):
+        return binary(tracer, replace(call, name={"max": "maximum", "min": "minimum"}[call.name]))
+    x = call.input
+    if call.name == "norm":
+        other = call.get(2, "dim", default=None)
+    kept = call.get(3 if call.name in ("norm", "var", "std") else 2, "keepdim", default=False)
+    dims = range(x.dim()) if other is None else other if isinstance(other, (tuple, list)) else [other]
+    reduced = {int(d) % x.dim() for d in dims}
+    axes = tracer.axes(x)
+    for d in reduced:
+        tracer.fix(axes[d], "is reduced over")
+    out = [None if i in reduced else axis for i, axis in enumerate(axes) if kept or i not in reduced]
+    for result in call.result if isinstance(call.result, tuple) else (call.result,):
+        tracer.label(result, out)
+    return None
+
+
+def pool(tracer: Tracer, call: Call) -> None:
+    """Passes on the channels, not the pixels."""
+    spatial = int(call.name[-2])
+    axes = tracer.axes(call.input)
+    for axis in axes[-spatial:]:
+        tracer.fix(axis, "is pooled over")
+    for result in call.result if isinstance(call.result, tuple) else (call.result,):
+        tracer.label(result, axes[:-spatial] + [None] * spatial)
+
+
+def interpolate(tracer: Tracer, call: Call) -> None:
+    """Passes on the channels, not the pixels."""
+    tracer.use_all((call.args[1:], call.kwargs))
+    axes = tracer.axes(call.input)
+    for axis in axes[2:]:
+        tracer.fix(axis, "is interpolated over")
+    tracer.label(call.result, axes[:2] + [None] * (len(axes) - 2))
+
+
+def factory(tracer: Tracer, call: Call) -> None:
+    """Makes a tensor that takes only dtype and device from the first argument."""
+    tracer.fix_tensors((call.args[1:], call.kwargs), "gives its values to a new tensor")
+    tracer.use_all((call.args[1:], call.kwargs))
+
+
+def _nonzero(axes: Axes) -> Axes:
+    return [axis and axis.with_zero(False) for axis in axes]
+
+
+def _aligned(tracer: Tracer, tensor: Tensor, place: int, size: int) -> tuple[Axis | None, bool]:
+    """The channels a tensor brings to an axis of the result, counted from the end, and whether it has its size."""
+    if -place > tensor.dim():
+        return None, False
+    axis, full = tracer.axes(tensor)[place], tensor.shape[place] != 1
+    if axis is not None and tensor.shape[place] != size:
+        tracer.fix(axis, "a single channel that is broadcast")
+        return None, False
+    return axis, full
+
+
+def _same(rule: Any, names: list[str]) -> dict[str, Any]:
+    return dict.fromkeys(names, rule)
+
+
+ARITHMETIC = {
+    **_same(keep, KEEPS_ZERO),
+    **_same(keep_nonzero, LOSES_ZERO),
+    **_same(clamp, ["clamp", "clip", "hardtanh"]),
+    **_same(power, ["pow"]),
+    **_same(binary, SUMS + PRODUCTS + QUOTIENTS),
+    **_same(reduction, REDUCTIONS),
+    **_same(pool, POOLS + [f"{name}_with_indices" for name in POOLS if "max" in name]),
+    **_same(interpolate, ["interpolate", "upsample"]),
+    **_same(factory, ["new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"]),
+}

@@ -1,0 +1,127 @@
+"""Integers that remember the channel axis or the module attribute they were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class DimSource:
+    """A size read from a labelled axis, as in ``x.shape[1]``."""
+
+    labels: np.ndarray
+
+
+class AttributeSource(NamedTuple):
+    """An integer attribute of a module, as in ``self.c``; ``place`` is where in a list attribute."""
+
+    module: str
+    name: str
+    place: int | None
+
+
+Source = DimSource | AttributeSource
+
+
+class TaggedInt(int):
+    """An ``int`` with the sources of its value.
+
+    A plain tag (``exact``) used as a size may shrink together with the axis it sizes. Sums and products keep the
+    sources but are no longer exact. Whatever else is done with the value (a comparison, a division) could take
+    another course after pruning, so it is reported to ``on_use``.
+    """
+
+    sources: tuple[Source, ...]
+    exact: bool
+    on_use: Callable[[TaggedInt], None]
+
+    def __new__(
+        cls, value: int, sources: tuple[Source, ...], on_use: Callable[[TaggedInt], None], exact: bool = True
+    ) -> TaggedInt:
+        """Tags ``value``."""
+        tagged = super().__new__(cls, value)
+        tagged.sources, tagged.exact, tagged.on_use = sources, exact, on_use
+        return tagged
+
+    def use(self, other: object = None) -> None:
+        """Reports this tag, and ``other`` where it is one, as used for something that cannot be followed."""
+        for value in (self, other):
+            if isinstance(value, TaggedInt):
+                value.on_use(value)
+
+    def derive(self, value: Any, other: object) -> Any:
+        """Tags the result of an integer operation with the sources of both operands."""
+        if not isinstance(value, int):
+            self.use(other)
+            return value
+        return TaggedInt(value, self.sources + getattr(other, "sources", ()), self.on_use, exact=False)
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, TaggedInt) and self.exact and other.exact and _same(self.sources[0], other.sources[0])
+        if not same:
+            self.use(other)
+        return int.__eq__(self, other)  # type: ignore[operator]
+
+    def __ne__(self, other: object) -> bool:
+        result = self.__eq__(other)
+        return result if result is NotImplemented else not result
+
+    __hash__ = int.__hash__
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+    def __copy__(self) -> int:
+        return int(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
+
+
+def _same(first: Source, second: Source) -> bool:
+    if isinstance(first, DimSource) and isinstance(second, DimSource):
+        return np.array_equal(first.labels, second.labels)
+    return first == second
+
+
+def _followed(name: str) -> Callable[..., Any]:
+    operation = getattr(int, name)
+
+    def method(self: TaggedInt, *others: Any) -> Any:
+        return self.derive(operation(self, *others), others[0] if others else None)
+
+    return method
+
+
+def _not_followed(name: str) -> Callable[..., Any]:
+    operation = getattr(int, name)
+
+    def method(self: TaggedInt, *others: Any) -> Any:
+        self.use(others[0] if others else None)
+        return operation(self, *others)
+
+    return method
+
+
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "floordiv", "rfloordiv", "mod", "rmod", "neg"):
+    setattr(TaggedInt, f"__{_name}__", _followed(f"__{_name}__"))
+for _name in ("truediv", "rtruediv", "pow", "rpow", "divmod", "rdivmod", "lt", "le", "gt", "ge", "float"):
+    setattr(TaggedInt, f"__{_name}__", _not_followed(f"__{_name}__"))
+
+
+def untag(value: Any) -> Any:
+    """Removes the tags from a call's arguments (tuples, lists, sizes, slices)."""
+    kind = type(value)
+    if kind is TaggedInt:
+        return int(value)
+    if kind is slice:
+        return slice(untag(value.start), untag(value.stop), untag(value.step))
+    if kind is list or kind is tuple:
+        return kind(untag(item) for item in value)
+    if isinstance(value, tuple) and any(type(item) is TaggedInt for item in value):
+        return tuple(untag(item) for item in value)
+    return value

@@ -1,0 +1,237 @@
+"""One forward pass that carries a label per channel through every operation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from yolo_slim.pruning.labels import Axis, Call, Unsupported, leaves
+from yolo_slim.pruning.rules import NEUTRAL, RULES
+from yolo_slim.pruning.tagged_int import AttributeSource, DimSource, TaggedInt, untag
+
+
+class Fix(NamedTuple):
+    """Labels that may never be dropped, and where this was found."""
+
+    labels: np.ndarray
+    module: str
+    operation: str
+    reason: str
+
+
+class Tracer(TorchFunctionMode):
+    """Collects how channels depend on each other while a model runs under it.
+
+    Labels that must live and die together are collected as ``edges``; labels that may never be dropped as ``fixes``;
+    sets of channels that must keep the same number as ``equal``; sizes given by a module's attribute as ``attributes``.
+    Parameters and buffers keep their labels from one pass to the next, activations lose theirs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.count = 0
+        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
+        self.fixes: list[Fix] = []
+        self.equal: list[tuple[list[np.ndarray], str]] = []
+        self.attributes: dict[AttributeSource, list[np.ndarray]] = defaultdict(list)
+        self.used_attributes: set[AttributeSource] = set()
+        self.residual: list[np.ndarray] = []
+        self.owned = {id(t): t for t in _tensors(model)}
+        self.owned_labels: dict[int, dict[int, np.ndarray]] = {}
+        self.gammas = {id(m.weight) for m in model.modules() if isinstance(m, _BatchNorm) and m.weight is not None}
+        self.modules: list[str] = []
+        self.operation = ""
+        self.inside = 0
+        self._activations: Any = WeakTensorKeyDictionary()
+
+    # ---- labels
+    def new_labels(self, size: int) -> np.ndarray:
+        """Makes ``size`` labels that were not used before."""
+        self.count += size
+        return np.arange(self.count - size, self.count)
+
+    def own(self, tensor: Tensor, axis: int) -> Axis:
+        """The channels along an axis of a parameter or buffer; made at the first call."""
+        if id(tensor) not in self.owned:
+            raise Unsupported("its weight is computed, not a parameter")
+        axes = self.owned_labels.setdefault(id(tensor), {})
+        if axis not in axes:
+            axes[axis] = self.new_labels(tensor.shape[axis])
+        return Axis(axes[axis], np.zeros(len(axes[axis]), bool))
+
+    def axes(self, tensor: Tensor) -> list[Axis | None]:
+        """The channels along every axis of a tensor, None for an axis that follows no channel."""
+        known = self._activations.get(tensor)
+        if known is not None:
+            return list(known)
+        if id(tensor) in self.owned:
+            return [self.own(tensor, i) if size > 1 else None for i, size in enumerate(tensor.shape)]
+        return [None] * tensor.dim()
+
+    def is_labelled(self, tensor: Tensor) -> bool:
+        """Whether some axis of the tensor follows channels."""
+        return tensor in self._activations or id(tensor) in self.owned
+
+    def label(self, tensor: Tensor, axes: list[Axis | None]) -> None:
+        """Sets the channels of an operation's result."""
+        if len(axes) != tensor.dim() or any(a and len(a.labels) != n for a, n in zip(axes, tensor.shape, strict=True)):
+            raise Unsupported(f"labels do not fit a result of shape {tuple(tensor.shape)}")
+        if id(tensor) in self.owned:
+            raise Unsupported("writes into a parameter or buffer")
+        self._activations.pop(tensor, None)
+        if any(axis is not None for axis in axes):
+            self._activations[tensor] = axes
+
+    def forget(self, tensor: Tensor) -> None:
+        """Removes the labels of an activation."""
+        self._activations.pop(tensor, None)
+
+    # ---- what rules report
+    def unite(self, first: Axis | None, second: Axis | None) -> None:
+        """The channels at the same place of both axes live and die together."""
+        if first is None or second is None:
+            self.fix(first or second, "meets a tensor that follows no channel, e.g. the model's input")
+        elif len(first.labels) != len(second.labels):
+            raise Unsupported("couples axes of different sizes")
+        elif first.labels is not second.labels:
+            self.edges.append((first.labels, second.labels))
+
+    def fix(self, axis: Axis | np.ndarray | None, reason: str) -> None:
+        """The channels of this axis may never be dropped."""
+        if axis is not None:
+            labels = axis.labels if isinstance(axis, Axis) else axis
+            self.fixes.append(Fix(labels, self.modules[-1] if self.modules else "", self.operation, reason))
+
+    def fix_tensors(self, values: Any, reason: str) -> None:
+        """No channel of any tensor in a nest of values may be dropped."""
+        for tensor in leaves(values):
+            if isinstance(tensor, Tensor):
+                for axis in self.axes(tensor):
+                    self.fix(axis, reason)
+
+    def consume(self, axis: Axis | None) -> None:
+        """A layer sums over these channels: those that are not zero when their gamma is may not be dropped."""
+        if axis is not None and not axis.zero.all():
+            self.fix(axis.take(~axis.zero), "is not zero when gamma and beta are, so it is not removable exactly")
+
+    def keep_equal(self, parts: list[np.ndarray]) -> None:
+        """All parts must keep the same number of channels."""
+        self.equal.append((parts, self.modules[-1] if self.modules else ""))
+
+    def use(self, value: object) -> None:
+        """A value may be a channel count that is used in a way that cannot be followed: then it may not change."""
+        if not isinstance(value, TaggedInt):
+            return
+        for source in value.sources:
+            if isinstance(source, DimSource):
+                self.fix(source.labels, "its size is used in arithmetic, a comparison or another tensor's shape")
+            else:
+                self.used_attributes.add(source)
+
+    def use_all(self, values: Any) -> None:
+        """Applies :meth:`use` to every value in a nest."""
+        for value in leaves(values):
+            self.use(value)
+
+    def size_axis(self, size: object, axis: Axis | None) -> None:
+        """An axis is given its size by a value: it may only shrink where the value shrinks with it."""
+        if axis is None or not isinstance(size, TaggedInt) or not size.exact:
+            self.use(size)
+            self.fix(axis, f"its size is written as {size}")
+            return
+        source = size.sources[0]
+        if isinstance(source, AttributeSource):
+            self.attributes[source].append(axis.labels)
+        elif source.labels is not axis.labels:
+            self.keep_equal([source.labels, axis.labels])
+
+    # ---- the mode
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        self.inside += 1
+        try:
+            result = func(*[untag(a) for a in args], **{k: untag(v) for k, v in kwargs.items()})
+        finally:
+            self.inside -= 1
+        name = operation_name(func)
+        if name in NEUTRAL:
+            return result
+        tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if not any(self.is_labelled(t) for t in tensors):
+            self.use_all((args, kwargs))
+            return result
+        if name in ("shape", "size"):
+            return self._tag_sizes(args[0], result, *args[1:], **kwargs)
+        self.operation = name
+        rule = RULES.get(name)
+        try:
+            if rule is None:
+                raise Unsupported("no rule for this operation")
+            rule(self, Call(name, args, kwargs, result))
+        except (Unsupported, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            self.fix_tensors(tensors, str(error) or type(error).__name__)
+            self.use_all((args, kwargs))
+            for tensor in leaves(result):
+                if isinstance(tensor, Tensor):
+                    self.forget(tensor)
+        return result
+
+    def _tag_sizes(self, tensor: Tensor, result: Any, dim: int | None = None) -> Any:
+        def tag(size: int, axis: Axis | None) -> int:
+            return size if axis is None else TaggedInt(size, (DimSource(axis.labels),), self.use)
+
+        axes = self.axes(tensor)
+        if dim is not None:
+            return tag(result, axes[dim])
+        return torch.Size([tag(size, axis) for size, axis in zip(result, axes, strict=True)])
+
+
+class HiddenOperations(TorchDispatchMode):
+    """Fixes what is touched by operations that no function mode sees, such as those of a scripted function."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler at the first use, which takes over a second
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if not self.tracer.inside:
+            self.tracer.operation = str(func)
+            self.tracer.fix_tensors((args, kwargs), "no rule for this operation")
+        self.tracer.inside += 1
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.tracer.inside -= 1
+
+
+def operation_name(func: Callable[..., Any]) -> str:
+    """One name for the spellings of an operation: ``add``, ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
+    name = getattr(func, "__name__", str(func))
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return str(func)  # other argument orders than the functions of the same name
+    if name == "__get__":
+        return getattr(func, "__self__").__name__  # noqa: B009
+    if name == "__set__":
+        return "set_" + getattr(func, "__self__").__name__  # noqa: B009
+    if name.startswith("__"):
+        name = name.strip("_")
+        return name[1:] if name in ("iadd", "isub", "imul", "itruediv", "radd", "rmul") else name
+    return name.removesuffix("_")
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

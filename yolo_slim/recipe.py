@@ -1,0 +1,163 @@
+"""The slim recipe: baseline, sparse, prune, finetune, each leaving its checkpoint and its figures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from yolo_slim import fit_parts
+from yolo_slim.callbacks import WeightEMA
+from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.metrics import SCORE_NAMES
+from yolo_slim.prune_command import prune_file
+from yolo_slim.recipe_results import merge_metrics, set_metrics_aside, write_results
+from yolo_slim.reporting.tables import StateRow
+from yolo_slim.states import latencies, size_of
+
+#: Folder of a phase -> state of the model after it, and the checkpoint that goes on.
+PHASES = {
+    "baseline": ("baseline", "best.ckpt"),
+    "sparse": ("sparse", "last.ckpt"),
+    "prune": ("slim", "slim.ckpt"),
+    "finetune": ("finetuned", "best.ckpt"),
+}
+RESULT = "result.yaml"
+WAIT_SECONDS = 600
+
+
+class Recipe:
+    """Runs the phases that are not complete yet and writes the results.
+
+    A phase is complete when its folder holds ``result.yaml``, which is written last. An interrupted fit goes on from
+    its ``last.ckpt``. Every phase builds its own data module, detector, Trainer and callbacks: nothing of an earlier
+    fit, its Trainer or its average reaches a later one but through the checkpoint.
+
+    Args:
+        instantiate: Makes the objects of the configuration anew, see :func:`yolo_slim.recipe_command.parser`.
+        folder: The run folder.
+    """
+
+    def __init__(self, instantiate: Callable[[], Any], folder: Path) -> None:
+        self.instantiate = instantiate
+        self.folder = folder
+        self.given = instantiate()
+
+    def run(self) -> list[StateRow]:
+        """Runs all enabled phases and returns the rows of the results table."""
+        given = self.given
+        weights: str | None = given.model.weights
+        weights = self._train("baseline", weights) if given.baseline.enabled else weights or given.model.model
+        self._measure("baseline", weights)
+        if given.sparse.enabled:
+            weights = self._train("sparse", weights)
+            self._measure("sparse", weights)
+        if given.prune.enabled:
+            weights = self._prune(weights)
+            self._measure("prune", weights)
+        if given.finetune.enabled:
+            weights = self._train("finetune", weights)
+            self._measure("finetune", weights)
+        return self._results() if rank_zero_only.rank == 0 else []
+
+    # Phases
+
+    def _train(self, phase: str, weights: str | None) -> str:
+        folder = self.folder / phase
+        kept = folder / PHASES[phase][1]
+        if (folder / RESULT).is_file():
+            return str(kept)
+        parts = self.instantiate()
+        settings = parts[phase]
+        self._say(f"{phase}: {settings.epochs} epochs")
+        seed_everything(parts.seed, workers=True, verbose=False)
+        detector = YOLODetector(parts.model.model, parts.data.names, weights, parts.data.imgsz, settings.hyp)
+        extra: list[Callback] = [settings.sparsity] if phase == "sparse" else []
+        last = folder / "last.ckpt"
+        if rank_zero_only.rank == 0:
+            set_metrics_aside(folder)
+        started = time.time()
+        trainer = self._trainer(
+            parts,
+            max_epochs=settings.epochs,
+            default_root_dir=str(folder),
+            logger=fit_parts.loggers(folder),
+            callbacks=[WeightEMA(), *extra, fit_parts.checkpoint(folder), *fit_parts.watchers()],
+        )
+        trainer.fit(detector, datamodule=parts.data, ckpt_path=str(last) if last.is_file() else None)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if rank_zero_only.rank == 0:
+            merge_metrics(folder)
+        self._say(f"{phase}: {time.time() - started:.0f} s")
+        return str(kept)
+
+    def _prune(self, weights: str) -> str:
+        folder = self.folder / "prune"
+        slim = folder / PHASES["prune"][1]
+        if not slim.is_file():
+            self._say(f"prune: {self.given.prune.selection.ratio:.0%} of the prunable channels")
+            if rank_zero_only.rank == 0:
+                folder.mkdir(exist_ok=True)
+                prune_file(weights, self.given.prune.selection, folder)
+            _wait_for(slim)
+        return str(slim)
+
+    def _measure(self, phase: str, weights: str) -> None:
+        file = self.folder / phase / RESULT
+        if file.is_file():
+            return
+        parts = self.instantiate()
+        detector = YOLODetector(weights=weights, names=parts.data.names, imgsz=parts.data.imgsz)
+        trainer = self._trainer(parts, logger=False, callbacks=[], enable_checkpointing=False)
+        scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
+        if rank_zero_only.rank != 0:
+            return
+        result = {"state": PHASES[phase][0], "checkpoint": str(weights), **size_of(detector.net, parts.data.imgsz)}
+        result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
+        self._say(
+            f"{result['state']}: {result['parameters'] / 1e6:.3f} M parameters, {result['gflops']:.2f} GFLOPs, "
+            f"mAP50 {result['map50']:.3f}, mAP50-95 {result['map']:.3f}, "
+            f"{result['small_gammas']:.1%} of the gammas below 1e-2"
+        )
+        file.parent.mkdir(exist_ok=True)
+        temporary = file.with_name(f".result.{os.getpid()}")
+        temporary.write_text(yaml.safe_dump(result, sort_keys=False))
+        os.replace(temporary, file)
+
+    def _results(self) -> list[StateRow]:
+        files = {p: self.folder / p / RESULT for p in PHASES}
+        results = {p: yaml.safe_load(f.read_text()) for p, f in files.items() if f.is_file()}
+        data = self.given.data
+        times = latencies({p: r["checkpoint"] for p, r in results.items()}, data.imgsz)
+        fields = ("state", "parameters", "gflops", *SCORE_NAMES, "small_gammas")
+        rows = [StateRow(**{k: r[k] for k in fields}, latency_ms=times[p]) for p, r in results.items()]
+        write_results(self.folder, rows, {r["state"]: r["checkpoint"] for r in results.values()}, data.data, data.imgsz)
+        return rows
+
+    @staticmethod
+    def _trainer(parts: Any, **own: Any) -> Trainer:
+        shared = {k: v for k, v in vars(parts.trainer).items() if v is not None}
+        bar = fit_parts.quiet_bar(shared.pop("enable_progress_bar", None))
+        return Trainer(**{**shared, "num_sanity_val_steps": 0, "enable_model_summary": False, **bar, **own})
+
+    @staticmethod
+    @rank_zero_only
+    def _say(text: str) -> None:
+        print(f"== {text}", flush=True)
+
+
+def _wait_for(path: Path) -> None:
+    """Ranks that do not write wait for the one that does."""
+    for _ in range(WAIT_SECONDS * 10):
+        if path.is_file():
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"rank {rank_zero_only.rank} waited {WAIT_SECONDS} s for {path}; see the output of rank 0")

@@ -1,0 +1,101 @@
+"""train.py slim: the keys of the recipe, and the run folder in which it goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+
+from yolo_slim.callbacks import GammaSparsity
+from yolo_slim.detection.data import YOLODataModule
+from yolo_slim.detection.hyperparameters import Hyperparameters
+from yolo_slim.pruning import Selection
+from yolo_slim.recipe import Recipe
+from yolo_slim.run_folder import sanitize
+
+#: Trainer arguments that the recipe sets itself.
+OWN = {"callbacks", "logger", "max_epochs", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps"}
+
+
+def parser() -> ArgumentParser:
+    """The keys of ``train.py slim``."""
+    found = ArgumentParser(
+        prog="train.py slim",
+        description="Train, sparse-train, prune and finetune. Started again after an interruption, it goes on with "
+        "the first phase that is not complete.",
+        allow_abbrev=False,
+    )
+    found.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
+    found.add_argument("--name", type=str, default="slim", help="Name of the run folder; the same name goes on.")
+    found.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
+    found.add_argument("--seed", type=int, default=0, help="Seed of every phase.")
+    found.add_class_arguments(YOLODataModule, "data")
+    found.add_argument("--model.model", type=str, default="yolov8n.yaml", help="Model YAML or .pt file.")
+    found.add_argument("--model.weights", type=str | None, default=None, help="Checkpoint or .pt file to start from.")
+    found.add_class_arguments(Trainer, "trainer", skip=OWN, instantiate=False)
+    for phase, what in (
+        ("baseline", "Train the dense model; off: start from trained weights."),
+        ("sparse", "Train it further while channels become dispensable."),
+        ("finetune", "Train the slim model."),
+    ):
+        found.add_argument(f"--{phase}.enabled", type=bool, default=True, help=what)
+        found.add_argument(f"--{phase}.epochs", type=int, default=100, help="Epochs of the phase.")
+        found.add_class_arguments(Hyperparameters, f"{phase}.hyp")
+    # The prune removes what the sparse phase prepared: one selection serves both.
+    shared = ("ratio", "min_channels", "shortcuts", "ignore")
+    found.add_class_arguments(GammaSparsity, "sparse.sparsity", skip={"target"})
+    found.add_argument("--prune.enabled", type=bool, default=True, help="Remove channels.")
+    found.add_class_arguments(Selection, "prune.selection")
+    for key in shared:
+        found.link_arguments(f"prune.selection.{key}", f"sparse.sparsity.{key}")
+    return found
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs ``train.py slim``; ``arguments`` begin with the verb."""
+    keys = parser()
+    given = keys.parse_args(list(arguments[1:]))
+    keys.instantiate_classes(given)  # refuses bad values before a folder is made
+    folder = _folder(Path(given.project) / sanitize(given.name), _settings(keys, given))
+    Recipe(lambda: keys.instantiate_classes(given), folder).run()
+
+
+def _settings(keys: ArgumentParser, given: Namespace) -> dict[str, Any]:
+    settings = yaml.safe_load(keys.dump(given, skip_none=False))
+    settings.pop("config", None)
+    return settings
+
+
+def _folder(folder: Path, settings: dict[str, Any]) -> Path:
+    """The run folder, new or with the very same settings.
+
+    Raises:
+        ValueError: If the folder holds something else.
+    """
+    file = folder / "recipe.yaml"
+    if file.is_file():
+        changed = _changed(yaml.safe_load(file.read_text()), settings)
+        if changed:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}); give this one another --name, "
+                "or the settings it was started with to go on"
+            )
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is no run of 'slim'; give this one another --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".recipe.{os.getpid()}"
+    temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+    os.replace(temporary, file)
+    return folder
+
+
+def _changed(old: Any, new: Any, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [c for k in {**old, **new} for c in _changed(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
+    return [] if old == new else [f"{key}: {old} there, {new} here"]

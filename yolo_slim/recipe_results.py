@@ -1,0 +1,90 @@
+"""What the recipe leaves when it is done: the table, the plots and the page."""
+
+from __future__ import annotations
+
+import csv
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import yaml
+from rich.console import Console
+
+from yolo_slim.detection.checkpoints import load_network
+from yolo_slim.pruning.penalty import gamma_magnitudes
+from yolo_slim.reporting.html import write_report
+from yolo_slim.reporting.plots import gamma_histograms, training_curves
+from yolo_slim.reporting.tables import StateRow, states_markdown, states_table
+
+METRICS = "metrics.csv"
+
+
+def write_results(
+    folder: Path, rows: Sequence[StateRow], checkpoints: Mapping[str, str], data: str, imgsz: int
+) -> None:
+    """Prints the table and writes ``results.md``, ``report.html`` and the plots into the run folder.
+
+    Args:
+        folder: The run folder.
+        rows: One row per state.
+        checkpoints: The file of each state.
+        data: What it was trained on, for the page.
+        imgsz: Side of the images in pixels.
+    """
+    (folder / "results.md").write_text(states_markdown(rows))
+    pruning = folder / "prune" / "pruning.yaml"
+    layers = yaml.safe_load(pruning.read_text())["layers"] if pruning.is_file() else []
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    notes = [
+        f"Data: {data}, images of {imgsz} pixels.",
+        f"Latency: median of one image per batch on {device}, {torch.get_num_threads()} threads, BatchNorm fused.",
+    ]
+    title = f"yolo_slim: {folder.name}"
+    page = folder / "report.html"
+    write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], _plots(folder, checkpoints), notes)
+    Console().print(states_table(rows))
+    print(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
+    print(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
+
+
+def set_metrics_aside(folder: Path) -> None:
+    """Before a fit is resumed: keeps the metrics it has logged, which a new logger would delete."""
+    file = folder / METRICS
+    if file.is_file():
+        number = len(list(folder.glob("metrics-*.csv"))) + 1
+        file.rename(folder / f"metrics-{number}.csv")
+
+
+def merge_metrics(folder: Path) -> None:
+    """After a fit: joins what its interrupted parts have logged to one ``metrics.csv``."""
+    parts = sorted(folder.glob("metrics-*.csv"), key=lambda p: int(p.stem.split("-")[1]))
+    if not parts:
+        return
+    rows = []
+    for part in [*parts, folder / METRICS]:
+        if part.is_file():
+            with part.open(newline="") as stream:
+                rows += list(csv.DictReader(stream))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with (folder / METRICS).open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    for part in parts:
+        part.unlink()
+
+
+def _plots(folder: Path, checkpoints: Mapping[str, str]) -> dict[str, Path]:
+    images = {}
+    if {"baseline", "sparse"} <= checkpoints.keys():
+        before, after = (gamma_magnitudes(load_network(checkpoints[s])).numpy() for s in ("baseline", "sparse"))
+        images["Gammas before and after the sparse phase"] = folder / "gammas.png"
+        gamma_histograms(before, after, folder / "gammas.png")
+    phases = {"baseline": "baseline", "sparse": "sparse", "finetuned": "finetune"}
+    curves = {state: f for state, phase in phases.items() if (f := folder / phase / METRICS).is_file()}
+    if curves:
+        images["mAP50-95 per epoch"] = folder / "curves.png"
+        training_curves(curves, folder / "curves.png")
+    return images

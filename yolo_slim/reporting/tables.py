@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+STATES_HEADER = (
+    "State",
+    "Params",
+    "GFLOPs",
+    "Precision",
+    "Recall",
+    "mAP50",
+    "mAP50-95",
+    "Latency",
+    "Small gammas",
+)
+LAYERS_HEADER = ("Layer", "Before", "After", "Kept")
+
+
+@dataclass(frozen=True)
+class StateRow:
+    """What was measured of one model on its way from baseline to finetuned."""
+
+    state: str
+    """One of baseline, sparse, slim, finetuned."""
+    parameters: int
+    """Number of parameters."""
+    gflops: float
+    """Floating-point operations of one forward pass, in 1e9 (a multiply-accumulate counts as two)."""
+    precision: float
+    """In [0, 1]; nan where it was not measured, as for the other scores and the latency."""
+    recall: float
+    """In [0, 1]."""
+    map50: float
+    """Mean average precision at an IoU of 0.5, in [0, 1]."""
+    map: float
+    """Mean average precision over IoUs from 0.5 to 0.95, in [0, 1]."""
+    latency_ms: float
+    """Median milliseconds of one forward pass."""
+    small_gammas: float | None = None
+    """Share of the gammas with an absolute value below 1e-2, in [0, 1]."""
+
+
+class Layer(Protocol):
+    """A layer whose channels were counted before and after the prune."""
+
+    @property
+    def module(self) -> str:
+        """Name of the module."""
+
+    @property
+    def before(self) -> int:
+        """Channels before the prune."""
+
+    @property
+    def after(self) -> int:
+        """Channels after the prune."""
+
+
+def states_cells(rows: Sequence[StateRow]) -> list[list[str]]:
+    """Formats the rows as text, with the change in size and cost against the first row called baseline.
+
+    Returns:
+        One list per row, in the order of ``STATES_HEADER``.
+
+    Example:
+        >>> baseline = StateRow("baseline", 3_140_000, 2.19, 0.98, 0.97, 0.992, 0.730, 21.04)
+        >>> slim = StateRow("slim", 471_000, 1.04, 0.97, 0.97, 0.990, 0.737, 12.5, 0.004)
+        >>> states_cells([baseline, slim])[1]
+        ['slim', '0.471 M (-85.0%)', '1.04 (-52.5%)', '0.970', '0.970', '0.990', '0.737', '12.5 ms', '0.4%']
+    """
+    baseline = next((row for row in rows if row.state == "baseline"), None)
+    return [
+        [
+            row.state,
+            f"{row.parameters / 1e6:.3f} M{_change(row, baseline, 'parameters')}",
+            f"{row.gflops:.2f}{_change(row, baseline, 'gflops')}",
+            *(_number(score, ".3f") for score in (row.precision, row.recall, row.map50, row.map)),
+            _number(row.latency_ms, ".1f", " ms"),
+            _number(row.small_gammas, ".1%"),
+        ]
+        for row in rows
+    ]
+
+
+def states_table(rows: Sequence[StateRow]) -> Table:
+    """The states side by side, for a terminal; the changes stand below their numbers, so 80 columns are enough."""
+    header = [name.replace("mAP", "mAP\n").replace(" ", "\n") for name in STATES_HEADER]
+    return _rich(header, [[cell.replace(" (", "\n(") for cell in cells] for cells in states_cells(rows)])
+
+
+def states_markdown(rows: Sequence[StateRow]) -> str:
+    """The states side by side, as a GitHub table that ends with a newline."""
+    return _markdown(STATES_HEADER, states_cells(rows))
+
+
+def layers_cells(layers: Sequence[Layer]) -> list[list[str]]:
+    """Formats the channels of each layer before and after the prune as text, and of all layers in a last row.
+
+    Returns:
+        One list per row, in the order of ``LAYERS_HEADER``; empty without layers.
+    """
+    counts = [(layer.module, layer.before, layer.after) for layer in layers]
+    if counts:
+        counts.append(("all layers", sum(before for _, before, _ in counts), sum(after for _, _, after in counts)))
+    return [
+        [module, str(before), str(after), f"{after / before:.1%}" if before else "-"]
+        for module, before, after in counts
+    ]
+
+
+def layers_table(layers: Sequence[Layer]) -> Table:
+    """The channels of each layer before and after the prune, for a terminal."""
+    return _rich(LAYERS_HEADER, layers_cells(layers))
+
+
+def layers_markdown(layers: Sequence[Layer]) -> str:
+    """The channels of each layer before and after the prune, as a GitHub table that ends with a newline."""
+    return _markdown(LAYERS_HEADER, layers_cells(layers))
+
+
+def _change(row: StateRow, baseline: StateRow | None, field: str) -> str:
+    """The change against the baseline in percent, or nothing where there is none."""
+    if baseline is None or getattr(row, field) == getattr(baseline, field):
+        return ""
+    change = getattr(row, field) / getattr(baseline, field) - 1
+    return f" ({round(100 * change, 1) + 0.0:+.1f}%)"  # + 0.0 turns -0.0 into 0.0
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    """The number and its unit, or a dash where nothing was measured."""
+    return "-" if value is None or math.isnan(value) else f"{value:{form}}{unit}"
+
+
+def _rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of plain text: brackets in names are no markup."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
+    for column, name in enumerate(header):
+        table.add_column(name, justify="right" if column else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A GitHub table with numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
