@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ DEFAULTS = {
     "checkpoint.enable_version_counter": False,
     "trainer.num_sanity_val_steps": 0,
     "trainer.log_every_n_steps": 10,
+    "trainer.enable_model_summary": False,
 }
 
 
@@ -56,7 +58,9 @@ class SlimCLI(LightningCLI):
         """Makes the run folder, once data and model are known to be good, and the Trainer that writes there."""
         given = self._get(self.config_init, "trainer")
         fitting = self.subcommand == "fit"
-        folder = new_run_folder(self._get(self.config, "project"), self._get(self.config, "name") or self.subcommand)
+        folder = new_run_folder(
+            self._get(self.config, "project"), self._get(self.config, "name") or str(self.subcommand)
+        )
         self.run_folder = folder
         bar = given.get("enable_progress_bar")
         kwargs |= {"default_root_dir": str(folder), **fit_parts.quiet_bar(bar)}
@@ -67,8 +71,9 @@ class SlimCLI(LightningCLI):
             extra.append(PredictionWriter(folder))
         self.trainer_defaults = {"callbacks": extra}
         trainer = super().instantiate_trainer(**kwargs)
-        if trainer.checkpoint_callback is not None and trainer.checkpoint_callback.dirpath is None:
-            trainer.checkpoint_callback.dirpath = str(folder)
+        saver = trainer.checkpoint_callback
+        if isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
+            saver.dirpath = str(folder)
         return trainer
 
 
@@ -82,8 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         if cli is not None and cli.run_folder is not None:
             _discard_if_nothing_trained(cli.run_folder)
         raise
-    if rank_zero_only.rank == 0:
-        print(f"Everything of this run is in {cli.run_folder}")
+    rank_zero_only(print)(f"Everything of this run is in {cli.run_folder}")
 
 
 class _Prepared(SlimCLI):
@@ -93,7 +97,8 @@ class _Prepared(SlimCLI):
         super().__init__(
             YOLODetector,
             YOLODataModule,
-            args=list(arguments),
+            # LightningCLI warns about arguments that are given and also stand on the command line.
+            args=None if list(arguments) == sys.argv[1:] else list(arguments),
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"allow_abbrev": False} | {v: {"allow_abbrev": False} for v in self.subcommands()},

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from yolo_slim.quiet import quieten
+
 VERBS = {
     "fit": "train a detector: baseline, sparse phase or finetune, as the configuration says",
     "validate": "mAP of a checkpoint on the validation images",
@@ -49,6 +51,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if verb not in VERBS:
         _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)} (see train.py --help)", status=2)
     os.environ.setdefault("YOLO_VERBOSE", "false")
+    quieten()
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
     try:
         _command(verb)(arguments)
     except _user_errors() as error:

@@ -29,7 +29,7 @@ def parser() -> ArgumentParser:
     found.add_argument("--name", type=str, default="prune", help="Name of the run folder.")
     found.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
     found.add_argument("--model.weights", type=str, required=True, help="Checkpoint or Ultralytics .pt file to prune.")
-    found.add_argument("--imgsz", type=int, default=640, help="Side of the images that GFLOPs are given for, in pixels.")
+    found.add_argument("--imgsz", type=int, default=640, help="Image side that GFLOPs are given for, in pixels.")
     found.add_class_arguments(Selection, "selection")
     return found
 

@@ -65,7 +65,7 @@ class Recipe:
         if given.finetune.enabled:
             weights = self._train("finetune", weights)
             self._measure("finetune", weights)
-        return self._results() if rank_zero_only.rank == 0 else []
+        return self._results() if _rank() == 0 else []
 
     # Phases
 
@@ -81,7 +81,7 @@ class Recipe:
         detector = YOLODetector(parts.model.model, parts.data.names, weights, parts.data.imgsz, settings.hyp)
         extra: list[Callback] = [settings.sparsity] if phase == "sparse" else []
         last = folder / "last.ckpt"
-        if rank_zero_only.rank == 0:
+        if _rank() == 0:
             set_metrics_aside(folder)
         started = time.time()
         trainer = self._trainer(
@@ -94,7 +94,7 @@ class Recipe:
         trainer.fit(detector, datamodule=parts.data, ckpt_path=str(last) if last.is_file() else None)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if rank_zero_only.rank == 0:
+        if _rank() == 0:
             merge_metrics(folder)
         self._say(f"{phase}: {time.time() - started:.0f} s")
         return str(kept)
@@ -104,7 +104,7 @@ class Recipe:
         slim = folder / PHASES["prune"][1]
         if not slim.is_file():
             self._say(f"prune: {self.given.prune.selection.ratio:.0%} of the prunable channels")
-            if rank_zero_only.rank == 0:
+            if _rank() == 0:
                 folder.mkdir(exist_ok=True)
                 prune_file(weights, self.given.prune.selection, folder)
             _wait_for(slim)
@@ -118,9 +118,13 @@ class Recipe:
         detector = YOLODetector(weights=weights, names=parts.data.names, imgsz=parts.data.imgsz)
         trainer = self._trainer(parts, logger=False, callbacks=[], enable_checkpointing=False)
         scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
-        if rank_zero_only.rank != 0:
+        if _rank() != 0:
             return
-        result = {"state": PHASES[phase][0], "checkpoint": str(weights), **size_of(detector.net, parts.data.imgsz)}
+        result: dict[str, Any] = {
+            "state": PHASES[phase][0],
+            "checkpoint": str(weights),
+            **size_of(detector.net, parts.data.imgsz),
+        }
         result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
         self._say(
             f"{result['state']}: {result['parameters'] / 1e6:.3f} M parameters, {result['gflops']:.2f} GFLOPs, "
@@ -154,10 +158,14 @@ class Recipe:
         print(f"== {text}", flush=True)
 
 
+def _rank() -> int:
+    return int(rank_zero_only.rank)  # type: ignore[attr-defined]
+
+
 def _wait_for(path: Path) -> None:
     """Ranks that do not write wait for the one that does."""
     for _ in range(WAIT_SECONDS * 10):
         if path.is_file():
             return
         time.sleep(0.1)
-    raise TimeoutError(f"rank {rank_zero_only.rank} waited {WAIT_SECONDS} s for {path}; see the output of rank 0")
+    raise TimeoutError(f"rank {_rank()} waited {WAIT_SECONDS} s for {path}; see the output of rank 0")

@@ -44,7 +44,9 @@ class Spy(Callback):
 def test_subgradient_once_per_optimizer_step_and_on_schedule(tmp_path, accumulate, steps):
     module = StillLoss(lr=0.1)
     start = module.gammas().clone()
-    trainer = toy_trainer(tmp_path, max_epochs=4, accumulate_grad_batches=accumulate, callbacks=[GammaSparsity(strength=0.01)])
+    trainer = toy_trainer(
+        tmp_path, max_epochs=4, accumulate_grad_batches=accumulate, callbacks=[GammaSparsity(strength=0.01)]
+    )
     trainer.fit(module, toy_loader())
     # Epochs 0 to 3 of 4 have 1, .775, .55 and .325 of the strength.
     travelled = 0.1 * 0.01 * steps * (1 + 0.775 + 0.55 + 0.325)
@@ -128,7 +130,10 @@ def test_growing_resumed_equals_a_straight_run(tmp_path):
         saver = ModelCheckpoint(dirpath=folder, save_last=True)
         sparsity = GammaSparsity(penalty="growing", ratio=0.6, min_channels=2)
         trainer = toy_trainer(
-            tmp_path, max_epochs=epochs, enable_checkpointing=True, callbacks=[WeightEMA(), sparsity, saver, StopAfter(stop)]
+            tmp_path,
+            max_epochs=epochs,
+            enable_checkpointing=True,
+            callbacks=[WeightEMA(), sparsity, saver, StopAfter(stop)],
         )
         trainer.fit(module, toy_loader(), ckpt_path=resume)
         return module.state_dict()

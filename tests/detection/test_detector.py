@@ -15,7 +15,6 @@ from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.hyperparameters import Hyperparameters
 
 
-
 def trainer_for(folder, **settings):
     defaults = {
         "accelerator": "cpu",
@@ -61,7 +60,9 @@ def test_gradient_does_not_depend_on_the_split(tmp_path, shapes_dir):
     steps = {}
     for batch in (12, 4, 2):
         data, watch = data_for(shapes_dir, batch=batch, augment=plain), Gradients()
-        trainer_for(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[watch]).fit(detector_for(data, hyp=hyp), data)
+        trainer_for(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[watch]).fit(
+            detector_for(data, hyp=hyp), data
+        )
         assert len(watch.steps) == 2
         steps[batch] = watch.steps
     for whole, four, two in zip(*steps.values(), strict=True):
@@ -142,7 +143,9 @@ def slim_folder(tmp_path_factory, shapes_dir):
     pruning = ChannelPruning(ratio=0.5)
     saver = ModelCheckpoint(dirpath=folder, filename="dense")
     detector = detector_for(data, hyp=Hyperparameters(optimizer="AdamW", lr0=1e-3, nbs=4))
-    trainer_for(folder, max_epochs=1, enable_checkpointing=True, callbacks=[saver, WeightEMA(), pruning]).fit(detector, data)
+    trainer_for(folder, max_epochs=1, enable_checkpointing=True, callbacks=[saver, WeightEMA(), pruning]).fit(
+        detector, data
+    )
     return folder, detector
 
 

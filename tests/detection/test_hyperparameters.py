@@ -25,7 +25,8 @@ def test_warm_up_leaves_the_last_epoch():
 
 def test_ramp_of_rates_momentum_and_accumulation():
     groups = [
-        {"params": [torch.nn.Parameter(torch.zeros(1))], "param_group": name, "initial_lr": 0.01} for name in ("weight", "bias")
+        {"params": [torch.nn.Parameter(torch.zeros(1))], "param_group": name, "initial_lr": 0.01}
+        for name in ("weight", "bias")
     ]
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
     warmup = WarmUp(batches=10, accumulate=4, momentum=(0.8, 0.9), bias_rate=0.1)
@@ -45,7 +46,8 @@ def test_ramp_of_rates_momentum_and_accumulation():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lr0", 0), ("lrf", 0), ("lrf", 2), ("momentum", 1.0), ("nbs", 0), ("box", -1), ("warmup_epochs", -1)]
+    ("name", "value"),
+    [("lr0", 0), ("lrf", 0), ("lrf", 2), ("momentum", 1.0), ("nbs", 0), ("box", -1), ("warmup_epochs", -1)],
 )
 def test_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"hyp.{name}={value} is out of range"):

@@ -7,7 +7,10 @@ from yolo_slim.detection.metrics import DetectionScores
 
 
 def image(boxes, labels, scores=None):
-    found = {"boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4), "labels": torch.tensor(labels, dtype=torch.long)}
+    found = {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.long),
+    }
     if scores is not None:
         found["scores"] = torch.tensor(scores, dtype=torch.float32)
     return found
@@ -33,7 +36,8 @@ def test_false_positives_and_misses():
     """One of two objects found, one false box of lower score: precision 1 and recall 0.5 where F1 is best."""
     scores = DetectionScores()
     scores.update(
-        [image([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 0], [0.9, 0.5])], [image([[0, 0, 10, 10], [20, 20, 30, 30]], [0, 0])]
+        [image([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 0], [0.9, 0.5])],
+        [image([[0, 0, 10, 10], [20, 20, 30, 30]], [0, 0])],
     )
     result = scores.compute()
     assert result["precision"] == pytest.approx(1)

@@ -18,6 +18,10 @@ def conv(inputs: int, outputs: int, kernel: int = 3, **options: int) -> nn.Conv2
     return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **options)
 
 
+def out(inputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, 2, 3, padding=1)
+
+
 class Net(nn.Module):
     """Layers by name; the forward is the toy's own function."""
 
@@ -45,9 +49,11 @@ class Toy:
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Gives BatchNorm layers random gammas, betas and statistics: the ones of a new layer would hide mistakes."""
+    """Random gammas, betas and statistics, and weights that keep the signal's size: initial ones hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             for tensor, low, high in (
                 (module.weight, 0.5, 1.5),
@@ -67,7 +73,7 @@ def _plain() -> Net:
     def run(n: Net, x: Tensor) -> Tensor:
         return n.head(F.silu(n.b2(n.c2(F.max_pool2d(n.b1(n.c1(x)), 2)))))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), head=nn.Conv2d(5, 2, 1))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), head=out(5))
 
 
 def _residual() -> Net:
@@ -75,7 +81,7 @@ def _residual() -> Net:
         x = F.relu(n.b1(n.c1(x)))
         return n.head(x + n.b3(n.c3(F.relu(n.b2(n.c2(x))))))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 3), b2=bn(3), c3=conv(3, 4), b3=bn(4), head=conv(4, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 3), b2=bn(3), c3=conv(3, 4), b3=bn(4), head=out(4))
 
 
 class Split(nn.Module):
@@ -86,7 +92,7 @@ class Split(nn.Module):
         self.c = 4
         self.c1, self.b1 = conv(3, 8), bn(8)
         self.c2, self.b2 = conv(4, 4), bn(4)
-        self.head = nn.Conv2d(12, 2, 1)
+        self.head = out(12)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(*self.b1(self.c1(x)).chunk(2, 1))
@@ -103,21 +109,21 @@ def _attribute_list() -> Net:
         a, b = n.b1(n.c1(x)).split(n.sizes, dim=1)
         return n.left(a) + n.right(b)
 
-    return Net(run, c1=conv(3, 8), b1=bn(8), left=conv(3, 2), right=conv(5, 2), sizes=[3, 5])
+    return Net(run, c1=conv(3, 8), b1=bn(8), left=out(3), right=out(5), sizes=[3, 5])
 
 
 def _depthwise() -> Net:
     def run(n: Net, x: Tensor) -> Tensor:
         return n.head(F.relu6(n.b2(n.dw(F.relu6(n.b1(n.c1(x)))))))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), dw=conv(4, 8, groups=4), b2=bn(8), head=conv(8, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), dw=conv(4, 8, groups=4), b2=bn(8), head=out(8))
 
 
 def _grouped() -> Net:
     def run(n: Net, x: Tensor) -> Tensor:
         return n.head(F.relu(n.b2(n.c2(F.relu(n.b1(n.c1(x)))))))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 6, groups=2), b2=bn(6), head=conv(6, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 6, groups=2), b2=bn(6), head=out(6))
 
 
 def _gate() -> Net:
@@ -126,7 +132,7 @@ def _gate() -> Net:
         gate = n.up(F.relu(n.down(x.mean((2, 3), keepdim=True)))).sigmoid()
         return n.head(x * gate)
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), down=nn.Conv2d(4, 2, 1), up=nn.Conv2d(2, 4, 1), head=conv(4, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), down=nn.Conv2d(4, 2, 1), up=nn.Conv2d(2, 4, 1), head=out(4))
 
 
 def _classifier() -> Net:
@@ -145,7 +151,7 @@ def _up_and_cat() -> Net:
         return n.head(torch.cat([up, x, skip], 1))
 
     up = nn.ConvTranspose2d(5, 3, 2, stride=2)
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), up=up, b3=bn(3), head=conv(10, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), up=up, b3=bn(3), head=out(10))
 
 
 def _raw_transposed() -> Net:
@@ -153,10 +159,9 @@ def _raw_transposed() -> Net:
 
     def run(n: Net, x: Tensor) -> Tensor:
         skip = F.relu(n.b1(n.c1(x)))
-        return n.b2(n.c2(torch.cat([n.up(F.max_pool2d(skip, 2)), skip], 1))).flatten(1).sum(1)
+        return n.head(torch.cat([n.up(F.max_pool2d(skip, 2)), skip], 1))
 
-    up = nn.ConvTranspose2d(4, 3, 2, stride=2)
-    return Net(run, c1=conv(3, 4), b1=bn(4), up=up, c2=conv(7, 2), b2=bn(2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), up=nn.ConvTranspose2d(4, 3, 2, stride=2), head=out(7))
 
 
 def _not_zero() -> Net:
@@ -166,14 +171,21 @@ def _not_zero() -> Net:
         return n.head(F.relu(n.b3(n.c3(n.b2(n.c2(n.b1(n.c1(x)).sigmoid())) + 1))))
 
     layers = {"c1": conv(3, 3), "b1": bn(3), "c2": conv(3, 4), "b2": bn(4), "c3": conv(4, 5), "b3": bn(5)}
-    return Net(run, **layers, head=conv(5, 2))
+    return Net(run, **layers, head=out(5))
+
+
+def _not_zero_linear() -> Net:
+    def run(n: Net, x: Tensor) -> Tensor:
+        return n.head(n.b1(n.c1(x)).sigmoid().mean((2, 3)))
+
+    return Net(run, c1=conv(3, 4), b1=bn(4), head=nn.Linear(4, 2))
 
 
 def _unknown() -> Net:
     def run(n: Net, x: Tensor) -> Tensor:
         return n.head(n.b2(n.c2(n.b1(n.c1(x)).cumsum(1))))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), head=conv(5, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), head=out(5))
 
 
 def _shuffle() -> Net:
@@ -183,7 +195,7 @@ def _shuffle() -> Net:
         x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
         return n.head(n.b2(n.c2(x)))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), head=conv(5, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 5), b2=bn(5), head=out(5))
 
 
 def _shape_read() -> Net:
@@ -196,7 +208,7 @@ def _shape_read() -> Net:
         return n.head(n.b3(n.c3(x.view(batch, 5, -1).view(x.shape))))
 
     layers = {"c1": conv(3, 4), "b1": bn(4), "c2": conv(4, 5), "b2": bn(5), "c3": conv(5, 3), "b3": bn(3)}
-    return Net(run, **layers, head=conv(3, 2))
+    return Net(run, **layers, head=out(3))
 
 
 def _attribute_in_arithmetic() -> Net:
@@ -204,7 +216,7 @@ def _attribute_in_arithmetic() -> Net:
         a, b = n.b1(n.c1(x)).split((n.size, n.size), 1)
         return n.head(a + b) / n.size**0.5
 
-    return Net(run, c1=conv(3, 6), b1=bn(6), head=conv(3, 2), size=3)
+    return Net(run, c1=conv(3, 6), b1=bn(6), head=out(3), size=3)
 
 
 def _shared() -> Net:
@@ -213,7 +225,7 @@ def _shared() -> Net:
         return n.head(n.both(a)) + n.head(n.both(b))
 
     shared = nn.Sequential(conv(4, 3), bn(3))
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(3, 4), b2=bn(4), both=shared, head=conv(3, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(3, 4), b2=bn(4), both=shared, head=out(3))
 
 
 class Scale(nn.Module):
@@ -231,7 +243,7 @@ def _scale() -> Net:
     def run(n: Net, x: Tensor) -> Tensor:
         return n.head(n.act(n.scale(n.b1(n.c1(x)))))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), scale=Scale(4), act=nn.PReLU(4), head=conv(4, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), scale=Scale(4), act=nn.PReLU(4), head=out(4))
 
 
 def _preactivation() -> Net:
@@ -242,7 +254,7 @@ def _preactivation() -> Net:
         x = x + n.c2(F.relu(n.b1(x)))
         return n.head(F.relu(n.b2(x)))
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 4), b2=bn(4), head=conv(4, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 4), b2=bn(4), head=out(4))
 
 
 def _spatial_mask() -> Net:
@@ -250,7 +262,7 @@ def _spatial_mask() -> Net:
         x = F.relu(n.b1(n.c1(x)))
         return n.head(x * n.b2(n.c2(x)).sigmoid())
 
-    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 1), b2=bn(1), head=conv(4, 2))
+    return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 1), b2=bn(1), head=out(4))
 
 
 TOYS = [
@@ -263,8 +275,9 @@ TOYS = [
     Toy("gate", _gate, {"b1": "abcd"}),
     Toy("classifier", _classifier, {"b1": "abcd", "b2": "efghij"}),
     Toy("up and cat", _up_and_cat, {"b1": "abcd", "b2": "efghi", "b3": "jkl"}),
-    Toy("raw transposed", _raw_transposed, {"b1": "abcd", "b2": "EF"}),
+    Toy("raw transposed", _raw_transposed, {"b1": "abcd"}),
     Toy("not zero", _not_zero, {"b1": "ABC", "b2": "DEFG", "b3": "hijkl"}),
+    Toy("not zero, linear", _not_zero_linear, {"b1": "ABCD"}),
     Toy("unknown", _unknown, {"b1": "ABCD", "b2": "efghi"}),
     Toy("shuffle", _shuffle, {"b1": "ABCD", "b2": "efghi"}),
     Toy("shape read", _shape_read, {"b1": "abcd", "b2": "EFGHI", "b3": "jkl"}),

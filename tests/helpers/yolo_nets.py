@@ -18,9 +18,9 @@ def yolo(name: str = "yolov8n", seed: int = 0) -> nn.Module:
     return randomised(DetectionModel(f"{name}.yaml", verbose=False), seed)
 
 
-def yolo_passes(size: int = 64) -> list[Callable[[nn.Module], Any]]:
+def yolo_passes(size: int = 64, dtype: torch.dtype = torch.float64) -> list[Callable[[nn.Module], Any]]:
     """Eval, train, and the exporter's way with ``forward_split``; the raw outputs count, not the feature maps."""
-    images = torch.rand(1, 3, size, size, dtype=torch.float64)
+    images = torch.rand(1, 3, size, size, dtype=dtype)
 
     def raw(outputs: Any) -> Any:
         raw = outputs if isinstance(outputs, dict) else outputs[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -36,5 +38,6 @@ class GammaMonitor(Callback):
         pl_module.log_dict(values, rank_zero_only=True)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                if hasattr(logger.experiment, "add_histogram"):
-                    logger.experiment.add_histogram("gamma", gammas, trainer.current_epoch)
+                experiment: Any = getattr(logger, "experiment", None)
+                if hasattr(experiment, "add_histogram"):
+                    experiment.add_histogram("gamma", gammas, trainer.current_epoch)

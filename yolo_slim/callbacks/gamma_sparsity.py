@@ -149,7 +149,7 @@ class GammaSparsity(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sets the strength or the chosen channels of the epoch."""
-        epoch, epochs = trainer.current_epoch, trainer.max_epochs
+        epoch, epochs = trainer.current_epoch, trainer.max_epochs or 1
         if self._growing is not None:
             # Nothing shrinks in the first epoch, so there always is an earlier one whose steps are known.
             reached = self._growing.start_epoch(epoch, epochs, self._epoch_steps)
@@ -164,7 +164,7 @@ class GammaSparsity(Callback):
         if self._growing is not None:
             self._growing.observe_gradients()
         elif self._subgradient is not None:
-            strength = strength_at(trainer.current_epoch, trainer.max_epochs, self.strength, self.final_fraction)
+            strength = strength_at(trainer.current_epoch, trainer.max_epochs or 1, self.strength, self.final_fraction)
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self._subgradient.add_to_gradients(strength, owned)
 
@@ -178,7 +178,7 @@ class GammaSparsity(Callback):
             self._step = trainer.global_step
             self._epoch_steps += 1
             self._growing.shrink(*self._copies(trainer, pl_module))
-        if trainer.is_last_batch and trainer.current_epoch == trainer.max_epochs - 1:
+        if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
             self._growing.finish(*self._copies(trainer, pl_module))
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class GammaSparsity(Callback):
     def _copies(self, trainer: Trainer, pl_module: LightningModule) -> list[nn.Module]:
         """The target and its average, which lags behind and would else still use channels that are gone."""
         copies = [find_target(pl_module, self.target)]
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging) and callback._average_model is not None:
                 copies.append(find_target(callback._average_model.module, self.target))
         return copies

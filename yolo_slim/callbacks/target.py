@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -11,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from yolo_slim.pruning import ChannelGraph, trace
 
 
-def find_target(pl_module: LightningModule, target: str | None) -> nn.Module:
+def find_target(pl_module: nn.Module, target: str | None) -> nn.Module:
     """The submodule at the path ``target``; by default ``pl_module.pruning_target`` or the whole module.
 
     Raises:
@@ -36,8 +38,9 @@ def trace_target(pl_module: LightningModule, target: str | None) -> ChannelGraph
     Raises:
         MisconfigurationException: If the module has neither.
     """
-    if target is None and hasattr(pl_module, "trace_channels"):
-        return pl_module.trace_channels()
+    own: Callable[[], ChannelGraph] | None = getattr(pl_module, "trace_channels", None)  # type: ignore[assignment]
+    if target is None and own is not None:
+        return own()
     example = pl_module.example_input_array
     if example is None:
         raise MisconfigurationException(

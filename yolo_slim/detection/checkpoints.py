@@ -78,13 +78,12 @@ def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int) -> None:
         imgsz: Image size that it was trained with, in pixels.
     """
     path = Path(path)
-    net = copy.deepcopy(net).cpu().eval()
-    net.criterion = None
-    arguments = {"task": "detect", "imgsz": imgsz, **vars(net.args)} if hasattr(net, "args") else {"task": "detect"}
-    net.args = arguments
+    copied: Any = copy.deepcopy(net).cpu().eval()
+    copied.criterion = None
+    copied.args = {"task": "detect", "imgsz": imgsz, **(vars(net.args) if hasattr(net, "args") else {})}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save({"model": net.half(), "ema": None, "train_args": arguments}, temporary)
+        torch.save({"model": copied.half(), "ema": None, "train_args": copied.args}, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

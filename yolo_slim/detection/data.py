@@ -20,6 +20,7 @@ from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 
 from yolo_slim.detection import data_checks, shapes
 from yolo_slim.detection.epochs import EpochSampler, LateLoader, SeededDataset
+from yolo_slim.detection.predict import prediction_loader
 
 STRIDE = 32
 SHAPES_ROOT = Path("datasets/shapes")
@@ -82,7 +83,7 @@ class YOLODataModule(L.LightningDataModule):
     workers. The seed is the one of `seed_everything`, 0 if there is none. Bad images and labels are refused in `setup`.
 
     Args:
-        data: Path of an Ultralytics data YAML, or the name of one it ships, such as `coco128.yaml`, which is downloaded
+        data: Path of an Ultralytics data YAML (only `predict` with a `source` works without), or the name of one it ships, such as `coco128.yaml`, which is downloaded
             where the YAML says from where. `shapes` generates the built-in set in `datasets/shapes`.
         imgsz: Height and width of the images given to the model, in pixels, a multiple of 32.
         batch: Images in a batch, for each process.
@@ -90,17 +91,19 @@ class YOLODataModule(L.LightningDataModule):
         cache: Keep decoded images in memory (`ram`) or beside the images (`disk`).
         single_cls: Treat all classes as one.
         augment: Augmentation of training images.
+        source: Image or folder of images for `predict`; by default the validation images.
     """
 
     def __init__(
         self,
-        data: str,
+        data: str | None = None,
         imgsz: int = 640,
         batch: int = 16,
         workers: int = 2,
         cache: Literal["none", "ram", "disk"] = "none",
         single_cls: bool = False,
         augment: Augmentation = DEFAULT_AUGMENTATION,
+        source: str | None = None,
     ) -> None:
         super().__init__()
         if imgsz < STRIDE or imgsz % STRIDE:
@@ -110,15 +113,19 @@ class YOLODataModule(L.LightningDataModule):
             raise ValueError(f"data.batch={batch} and data.workers={workers}: expected at least 1 and at least 0.")
         if cache not in ("none", "ram", "disk"):
             raise ValueError(f"data.cache={cache!r} is unknown, expected 'none', 'ram' or 'disk'.")
-        self.data, self.imgsz, self.batch, self.workers = str(data), imgsz, batch, workers
-        self.cache, self.single_cls, self.augment = cache, single_cls, augment or Augmentation()
+        if data is None and source is None:
+            raise ValueError("there is no data: give --data.data with a data YAML, or 'shapes' for the built-in set.")
+        self.data, self.imgsz, self.batch, self.workers = data, imgsz, batch, workers
+        self.cache, self.single_cls, self.augment, self.source = cache, single_cls, augment, source
         self.datasets: dict[str, YOLODataset] = {}
         self._train: SeededDataset | None = None
         self._mosaic_closed = False
 
     @property
-    def names(self) -> dict[int, str]:
-        """Class names by index, read from the data YAML without touching the images."""
+    def names(self) -> dict[int, str] | None:
+        """Class names by index, read from the data YAML without touching the images; None without data."""
+        if self.data is None:
+            return None
         if self.single_cls:
             return {0: "item"}
         if self.data == "shapes":
@@ -127,10 +134,14 @@ class YOLODataModule(L.LightningDataModule):
 
     @property
     def _file(self) -> Path:
+        if self.data is None:
+            raise ValueError("there is no data: give --data.data with a data YAML, or 'shapes' for the built-in set.")
         return SHAPES_ROOT / "data.yaml" if self.data == "shapes" else data_checks.find_data_yaml(self.data)
 
     def prepare_data(self) -> None:
         """Generate or download what is not there, on one process; read all labels once so that they are cached."""
+        if self.data is None:
+            return
         if self.data == "shapes":
             shapes.generate(SHAPES_ROOT)
         data_checks.read_data_yaml(self._file)
@@ -189,6 +200,11 @@ class YOLODataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return batches of test images, every image once."""
         return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return batches of the images of `source`, by default of the validation images."""
+        source = self.source or data_checks.resolve(self._file, download=False)["val"]
+        return prediction_loader(source, self.imgsz, self.batch, self.workers)
 
     def _evaluation_loader(self, split: str) -> DataLoader:
         dataset = self.datasets[split]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from ultralytics.engine.trainer import BaseTrainer
@@ -58,9 +59,9 @@ class YOLODetector(LightningModule):
         super().__init__()
         self.hyp = hyp or Hyperparameters()
         file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
-        self.net = load_network(file) if file else build_network(model, len(names) if names else 80)
+        self.net: Any = load_network(file) if file else build_network(model, len(names) if names else 80)
         self._names_given = names is not None
-        fit_classes(self.net, names or self.net.names)
+        fit_classes(self.net, names or dict(self.net.names))
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
         self.save_hyperparameters(
             {
@@ -103,35 +104,34 @@ class YOLODetector(LightningModule):
 
     # Training
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Ultralytics' parameter groups and schedule, and what is needed for the warm-up."""
-        trainer, hyp = self.trainer, self.hyp
+        trainer, hyp, epochs = self.trainer, self.hyp, self._epochs
         trainer.fit_loop.setup_data()
-        loader = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
         batch = loader.batch_size * trainer.world_size
         self._accumulate_given = trainer.accumulate_grad_batches
-        if self._accumulate_given > 1:
-            accumulate = self._accumulate_given
-        else:
-            accumulate = max(round(hyp.nbs / batch), 1)
+        given = self._accumulate_given
+        accumulate = given if given > 1 else max(round(hyp.nbs / batch), 1)
         arguments = SimpleNamespace(**asdict(hyp))  # `auto` writes its choice into it
+        stub: Any = SimpleNamespace(args=arguments, data={"nc": self.net.model[-1].nc})
         optimizer = BaseTrainer.build_optimizer(
-            SimpleNamespace(args=arguments, data={"nc": self.net.model[-1].nc}),
+            stub,
             self.net,
             name=hyp.optimizer,
             lr=hyp.lr0,
             momentum=hyp.momentum,
             decay=hyp.weight_decay * batch * accumulate / hyp.nbs,
-            iterations=math.ceil(len(loader.dataset) / max(batch, hyp.nbs)) * trainer.max_epochs,
+            iterations=math.ceil(len(loader.dataset) / max(batch, hyp.nbs)) * epochs,
         )
         batches = int(trainer.num_training_batches)
         self._warmup = WarmUp(
-            batches=hyp.warmup_batches(batches, trainer.max_epochs),
+            batches=hyp.warmup_batches(batches, epochs),
             accumulate=min(accumulate, batches),
             momentum=(hyp.warmup_momentum, hyp.momentum),
             bias_rate=arguments.warmup_bias_lr,
         )
-        scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, trainer.max_epochs))
+        scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_train_start(self) -> None:
@@ -141,29 +141,29 @@ class YOLODetector(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Tells the data module which epoch it is: mosaic is closed for the last ones."""
-        notify = getattr(self.trainer.datamodule, "on_epoch_start", None)
+        notify = getattr(self.trainer.datamodule, "on_epoch_start", None)  # type: ignore[attr-defined]
         if notify is not None:
-            notify(self.trainer.current_epoch, self.trainer.max_epochs)
+            notify(self.trainer.current_epoch, self._epochs)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Ramps rate, momentum and accumulation up."""
         epoch = self.trainer.current_epoch
         index = batch_idx + int(self.trainer.num_training_batches) * epoch
-        factor = self.hyp.rate_factor(epoch, self.trainer.max_epochs)
+        factor = self.hyp.rate_factor(epoch, self._epochs)
         accumulate = self._warmup.apply(self.trainer.optimizers[0], index, factor)
         if not self._pending:  # a group of batches that has begun is finished as it began
             self.trainer.accumulate_grad_batches = accumulate
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
-        loss, items = self._compute_loss(self.net(batch["img"]), batch)
+        loss, items, target_scores = self._compute_loss(self.net(batch["img"]), batch)
         images = len(batch["img"])
-        target_scores = self._target_scores
         self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
         self.log_dict({f"train/{k}": v for k, v in items.items()}, on_epoch=True, on_step=False, batch_size=images)
         # Undone here: Ultralytics' division by the batch's target scores, Lightning's by the accumulated batches and
         # DDP's by the ranks. What is left is a plain sum over images, whatever the split.
-        return loss.sum() * (target_scores.clamp(min=1) / images) * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        undone = target_scores.clamp(min=1) / images * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return loss.sum() * undone
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
@@ -187,11 +187,24 @@ class YOLODetector(LightningModule):
         """Gives the Trainer its accumulation back."""
         self.trainer.accumulate_grad_batches = self._accumulate_given
 
-    def _compute_loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    @property
+    def _epochs(self) -> int:
+        """Epochs of the fit, which every schedule is laid over."""
+        if not self.trainer.max_epochs or self.trainer.max_epochs < 1:
+            raise MisconfigurationException(
+                f"the schedule needs the number of epochs, got max_epochs={self.trainer.max_epochs}; "
+                "set --trainer.max_epochs"
+            )
+        return self.trainer.max_epochs
+
+    def _compute_loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Ultralytics' three losses times the images, the same for logging, and the sum of the target scores."""
         if self._loss is None or self._loss.device != self.device:
             self._loss = self.net.init_criterion()
             self._loss.assigner.register_forward_hook(self._keep_target_scores)
-        return self._loss(outputs, batch)
+        loss, items = self._loss(outputs, batch)
+        assert self._target_scores is not None, "the assigner was not called"
+        return loss, items, self._target_scores
 
     def _keep_target_scores(self, assigner: Any, inputs: Any, outputs: tuple[Tensor, ...]) -> None:
         # (labels, boxes, scores, foreground, indices); the loss divides by this very sum, or by 1 if that is more.
@@ -202,7 +215,7 @@ class YOLODetector(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and detections of a batch."""
         outputs = self.net(batch["img"])
-        _, items = self._compute_loss(outputs, batch)
+        _, items, _ = self._compute_loss(outputs, batch)
         self.log_dict({f"val/{k}": v for k, v in items.items()}, batch_size=len(batch["img"]), sync_dist=True)
         self._score(outputs[0], batch)
 

@@ -45,7 +45,10 @@ class DetectionScores(nn.Module):
             predictions: Per image ``boxes`` (n, 4) as x1 y1 x2 y2 in pixels, ``scores`` (n,) and ``labels`` (n,).
             targets: Per image ``boxes`` (m, 4) and ``labels`` (m,).
         """
-        self._metric[0].update(*([{k: v.cpu() for k, v in image.items()} for image in p] for p in (predictions, targets)))
+        found, wanted = (
+            [{k: v.cpu() for k, v in image.items()} for image in images] for images in (predictions, targets)
+        )
+        self._metric[0].update(found, wanted)
 
     def compute(self) -> dict[str, float]:
         """Scores of all images of all ranks.

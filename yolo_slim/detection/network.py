@@ -19,7 +19,9 @@ from yolo_slim.pruning import ChannelGraph, apply_structure, trace
 TRACE_SIZE = 64
 
 
-def build_network(model: str | Mapping[str, Any], nc: int, structure: Mapping[str, Any] | None = None) -> DetectionModel:
+def build_network(
+    model: str | Mapping[str, Any], nc: int, structure: Mapping[str, Any] | None = None
+) -> DetectionModel:
     """Builds a network with fresh weights.
 
     Args:
@@ -43,14 +45,20 @@ def build_network(model: str | Mapping[str, Any], nc: int, structure: Mapping[st
         ) from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"model {model!r} is not a model YAML of Ultralytics ({error!r})") from error
-    if type(net.model[-1]) is not Detect:
+    if type(head_of(net)) is not Detect:
         raise ValueError(
-            f"model {model!r} ends in {type(net.model[-1]).__name__}; expected a detection model, whose last layer is "
+            f"model {model!r} ends in {type(head_of(net)).__name__}; expected a detection model, whose last layer is "
             "Detect"
         )
     if structure:
         apply_structure(net, structure)
     return prepare(net)
+
+
+def head_of(net: nn.Module) -> Any:
+    """The last layer of a network, its Detect head."""
+    layers: Any = net.model
+    return layers[-1]
 
 
 def prepare(net: DetectionModel) -> DetectionModel:
@@ -68,20 +76,23 @@ def fit_classes(net: DetectionModel, names: Mapping[int, str]) -> None:
         net: The network; its last class convolutions are replaced where the classes differ.
         names: Class names by index, without gaps.
     """
-    old = {str(name).strip().lower(): index for index, name in dict(net.names).items()}
+    attributes: Any = net
+    old = {str(name).strip().lower(): index for index, name in dict(attributes.names).items()}
     known = [old.get(str(names[i]).strip().lower()) for i in range(len(names))]
-    head = net.model[-1]
+    head = head_of(net)
     same = len(names) == head.nc and (known == list(range(head.nc)) or not any(k is not None for k in known))
     if not same:
         for branch, stride in zip(head.cv3, head.stride, strict=True):
             branch[-1] = _class_convolution(branch[-1], known, float(stride))
         head.nc, head.no = len(names), len(names) + 4 * head.reg_max
-        net.yaml["nc"] = net.nc = len(names)
-    net.names = dict(names)
+        attributes.yaml["nc"] = attributes.nc = len(names)
+    attributes.names = dict(names)
 
 
 def _class_convolution(old: nn.Conv2d, known: list[int | None], stride: float) -> nn.Conv2d:
     new = nn.Conv2d(old.in_channels, len(known), 1).to(old.weight.device, old.weight.dtype)
+    assert new.bias is not None
+    assert old.bias is not None
     with torch.no_grad():
         # Ultralytics' initial bias: .01 objects per class and image of 640 pixels.
         new.bias.fill_(math.log(5 / len(known) / (640 / stride) ** 2))
@@ -92,14 +103,14 @@ def _class_convolution(old: nn.Conv2d, known: list[int | None], stride: float) -
     return new
 
 
-def set_loss_gains(net: DetectionModel, box: float, cls: float, dfl: float) -> None:
+def set_loss_gains(net: Any, box: float, cls: float, dfl: float) -> None:
     """Tells the network's loss its gains; Ultralytics reads them as attributes of ``net.args``."""
     net.args = SimpleNamespace(box=box, cls=cls, dfl=dfl)
 
 
-def raw_outputs(net: DetectionModel, images: Tensor) -> tuple[Tensor, Tensor]:
+def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode."""
-    net.model[-1].shape = None  # a cached size would steer the head's control flow
+    head_of(net).shape = None  # a cached size would steer the head's control flow
     outputs = net(images)
     raw = outputs[1] if isinstance(outputs, tuple) else outputs
     return raw["boxes"], raw["scores"]
@@ -122,7 +133,7 @@ def trace_network(net: DetectionModel) -> ChannelGraph:
 
     def export(net: nn.Module) -> Any:
         # Ultralytics' exporter swaps every forward for forward_split, which splits by C2f.c instead of halving.
-        blocks = [m for m in net.eval().modules() if hasattr(m, "forward_split")]
+        blocks: list[Any] = [m for m in net.eval().modules() if hasattr(m, "forward_split")]
         for block in blocks:
             block.forward = block.forward_split
         try:

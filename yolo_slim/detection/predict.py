@@ -45,10 +45,8 @@ class ImageFolder(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.paths[index]
-        original = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-        if original is None:
-            raise ValueError(f"image {path} cannot be read; replace or remove it")
-        image = self._letterbox(image=original)[:, :, ::-1]  # BGR to RGB
+        original = _read(path)
+        image = np.asarray(self._letterbox(image=original))[:, :, ::-1]  # BGR to RGB
         return {"img": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), "path": str(path)}
 
 
@@ -89,11 +87,20 @@ class PredictionWriter(Callback):
         labels.mkdir(parents=True, exist_ok=True)
         for detections, name in zip(outputs, batch["path"], strict=True):
             path = Path(name)
-            original = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+            original = _read(path)
             boxes = detections.cpu().float().clone()
-            boxes[:, :4] = scale_boxes(batch["img"].shape[2:], boxes[:, :4], original.shape)
+            scale_boxes(batch["img"].shape[2:], boxes[:, :4], original.shape)
             result = Results(original, path=name, names=pl_module.hparams["names"], boxes=boxes)
             result.save(str(images / path.name))
             label = labels / f"{path.stem}.txt"
             label.unlink(missing_ok=True)
             result.save_txt(str(label), save_conf=True)
+
+
+def _read(path: Path) -> np.ndarray:
+    """An image as (height, width, 3) in BGR."""
+    # Not cv2.imread, which fails on paths outside ASCII on some systems.
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+    if image is None:
+        raise ValueError(f"image {path} cannot be read; replace or remove it")
+    return image

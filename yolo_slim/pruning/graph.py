@@ -164,7 +164,7 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
             tracer.modules, tracer.operation = [name.rpartition(".")[0]], key
             for axis in range(len((sides_of(module) or {}).get(key, ("",)))):
                 tracer.fix(tracer.own(tensor, axis), "is not reached by any pass")
-    for source in tracer.used_attributes & tracer.attributes.keys():
+    for source in sorted(tracer.used_attributes & tracer.attributes.keys(), key=str):
         for labels in tracer.attributes.pop(source):
             tracer.modules, tracer.operation = [source.module], source.name
             tracer.fix(labels, "its size is an attribute that is also used in arithmetic or a comparison")

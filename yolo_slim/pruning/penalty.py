@@ -7,6 +7,7 @@ gradients of a step are complete, and that a step was taken.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Subgradient:
     def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
         self._gammas: list[tuple[nn.Parameter, Tensor | None]] = []
         for gamma in graph.prunable_gammas(selection.shortcuts, selection.ignore):
-            weight = model.get_submodule(gamma.module).weight
+            weight = _norm(model, gamma.module).weight
             if bool(gamma.prunable.any()):
                 mask = None if bool(gamma.prunable.all()) else gamma.prunable.to(weight.device, weight.dtype)
                 self._gammas.append((weight, mask))
@@ -85,7 +86,7 @@ class Subgradient:
             for sign, (_, mask) in zip(signs, due, strict=True):
                 if mask is not None:
                     sign.mul_(mask)
-            torch._foreach_add_([w.grad for w, _ in due], signs, alpha=strength)
+            torch._foreach_add_([w.grad for w, _ in due if w.grad is not None], signs, alpha=strength)
         return len(due)
 
 
@@ -116,25 +117,23 @@ class Growing:
         self._gammas = [
             g for g in graph.prunable_gammas(selection.shortcuts, selection.ignore) if bool(g.prunable.any())
         ]
-        self._norms = [model.get_submodule(g.module) for g in self._gammas]
+        self._norms = [_norm(model, g.module) for g in self._gammas]
         self._taylor: list[Tensor] = []
         self._factors: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def observe_gradients(self) -> None:
         """Updates the running importance from the complete gradients of one optimizer step."""
-        zero = torch.zeros((), device=self._norms[0].weight.device) if self._norms else None
-        terms = []
-        for norm in self._norms:
-            term = norm.weight * (zero if norm.weight.grad is None else norm.weight.grad)
-            if norm.bias is not None and norm.bias.grad is not None:
-                term = term + norm.bias * norm.bias.grad
-            terms.append(term)
-        squares = torch._foreach_mul(terms, terms) if terms else []
+        terms = [torch.zeros_like(norm.weight) for norm in self._norms]
+        for term, norm in zip(terms, self._norms, strict=True):
+            for parameter in (norm.weight, norm.bias):
+                if parameter is not None and parameter.grad is not None:
+                    term.addcmul_(parameter, parameter.grad)
+        squares = list(torch._foreach_mul(terms, terms))
         if self._taylor:
             torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
         else:
-            self._taylor = list(squares)
+            self._taylor = squares
 
     def start_epoch(self, epoch: int, epochs: int, steps: int) -> float:
         """Chooses the channels of this epoch.
@@ -173,11 +172,11 @@ class Growing:
         self._set_factors((~self.chosen).float())
         self.shrink(*models)
 
-    def state_dict(self) -> dict[str, Tensor | list[Tensor]]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain tensors from which a resumed fit goes on."""
         return {"chosen": self.chosen, "taylor": list(self._taylor)}
 
-    def load_state_dict(self, state: dict[str, Tensor | list[Tensor]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave.
 
         Raises:
@@ -208,10 +207,14 @@ class Growing:
         values, by = [], []
         for model in models:
             for name, factor in factors.items():
-                norm = model.get_submodule(name)
+                norm = _norm(model, name)
                 for parameter in (norm.weight, norm.bias):
                     if parameter is not None:
                         values.append(parameter.detach())
                         by.append(factor.to(parameter.device))
         if values:
             torch._foreach_mul_(values, by)
+
+
+def _norm(model: nn.Module, name: str) -> nn.modules.batchnorm._BatchNorm:
+    return cast(nn.modules.batchnorm._BatchNorm, model.get_submodule(name))

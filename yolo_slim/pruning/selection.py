@@ -109,9 +109,10 @@ def select(graph: ChannelGraph, scores: Tensor, selection: Selection) -> Selecte
     dropped = drop_lowest(low)
     _fill_up(dropped, order[low:], wanted, members, protected, equal)
 
-    below = np.zeros(graph.num_groups, bool)
-    below[order[:low]] = True
-    held = {g.module: int((below & protected)[g.groups.numpy()].sum()) for g in gammas}
+    short = low == len(order) and members[dropped].sum() < wanted  # then the floors hold all that is left
+    threshold_rank = len(order) if short else rank[dropped].max(initial=-1)
+    below = protected & (rank < threshold_rank)
+    held = {gamma.module: int(below[gamma.groups.numpy()].sum()) for gamma in gammas}
     return Selected(
         dropped=torch.from_numpy(dropped),
         asked=selection.ratio,
