@@ -21,11 +21,7 @@ from yolo_slim.run_folder import new_run_folder
 
 #: Every run is logged, checkpointed and averaged unless its configuration says otherwise.
 DEFAULTS = {
-    "checkpoint.filename": "best",
-    "checkpoint.monitor": "val/map",
-    "checkpoint.mode": "max",
-    "checkpoint.save_last": True,
-    "checkpoint.enable_version_counter": False,
+    **{f"checkpoint.{key}": value for key, value in fit_parts.BEST.items()},
     "trainer.num_sanity_val_steps": 0,
     "trainer.log_every_n_steps": 10,
     "trainer.enable_model_summary": False,
@@ -67,6 +63,8 @@ class SlimCLI(LightningCLI):
         if given.get("logger") in (None, True):
             kwargs["logger"] = fit_parts.loggers(folder) if fitting else False
         extra = fit_parts.watchers(bar is not False, fitting)
+        if fitting:
+            extra.append(ModelCheckpoint(self._get(self.config, "checkpoint").dirpath or folder, **fit_parts.LAST))
         if self.subcommand == "predict":
             extra.append(PredictionWriter(folder))
         self.trainer_defaults = {"callbacks": extra}

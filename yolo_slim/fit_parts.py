@@ -33,11 +33,15 @@ def loggers(folder: Path) -> list[Logger]:
     return [TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")]
 
 
-def checkpoint(folder: Path | None = None) -> ModelCheckpoint:
-    """Keeps ``best.ckpt`` (highest ``val/map``) and ``last.ckpt``."""
-    return ModelCheckpoint(
-        dirpath=folder, filename="best", monitor="val/map", mode="max", save_last=True, enable_version_counter=False
-    )
+#: ``best.ckpt``: the epoch of the highest mAP.
+BEST: dict[str, Any] = {"filename": "best", "monitor": "val/map", "mode": "max", "enable_version_counter": False}
+#: ``last.ckpt``: every epoch. Lightning's ``save_last`` writes only when there is a new best.
+LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
+
+
+def checkpoints(folder: Path) -> list[Callback]:
+    """Keeps ``best.ckpt`` and ``last.ckpt`` in a run folder."""
+    return [ModelCheckpoint(folder, **BEST), ModelCheckpoint(folder, **LAST)]
 
 
 def watchers(progress_bar: bool = True, fitting: bool = True) -> list[Callback]:

@@ -89,7 +89,7 @@ class Recipe:
             max_epochs=settings.epochs,
             default_root_dir=str(folder),
             logger=fit_parts.loggers(folder),
-            callbacks=[WeightEMA(), *extra, fit_parts.checkpoint(folder), *fit_parts.watchers()],
+            callbacks=[WeightEMA(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
         )
         trainer.fit(detector, datamodule=parts.data, ckpt_path=str(last) if last.is_file() else None)
         if trainer.interrupted:
@@ -120,11 +120,8 @@ class Recipe:
         scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
         if _rank() != 0:
             return
-        result: dict[str, Any] = {
-            "state": PHASES[phase][0],
-            "checkpoint": str(weights),
-            **size_of(detector.net, parts.data.imgsz),
-        }
+        result: dict[str, Any] = {"state": PHASES[phase][0], "checkpoint": str(weights)}
+        result |= size_of(detector.net, parts.data.imgsz)
         result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
         self._say(
             f"{result['state']}: {result['parameters'] / 1e6:.3f} M parameters, {result['gflops']:.2f} GFLOPs, "

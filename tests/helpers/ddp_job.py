@@ -1,4 +1,4 @@
-"""Run by tests in processes of its own: trains a small detector on one or two gloo processes and saves what came out."""
+"""Run by tests in processes of its own: trains a small detector on one or two gloo processes and saves the result."""
 
 from __future__ import annotations
 

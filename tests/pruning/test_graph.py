@@ -88,6 +88,9 @@ def test_shortcuts_spare_leaves_residual_channels_and_the_half_that_must_stay_eq
 def test_shortcuts_spare_is_about_sums_of_feature_maps_only():
     assert not traced(by_name("residual")).prunable_gammas("spare")[0].prunable.any()
     assert traced(by_name("gate")).prunable_gammas("spare")[0].prunable.all()
+    net = Net(lambda n, x: n.head(n.subtract_mean(n.b1(n.c1(x)))), c1=conv(3, 4), b1=bn(4), head=conv(4, 2))
+    net.subtract_mean = lambda x: x - x.mean((2, 3), keepdim=True)
+    assert trace(net, torch.rand(1, 3, 8, 8)).prunable_gammas("spare")[0].prunable.all()
     with pytest.raises(ValueError, match="shortcuts='cut'"):
         traced(by_name("plain")).prunable_gammas("cut")
 

@@ -90,6 +90,19 @@ def test_halves_keep_as_many_as_the_half_that_keeps_most():
     assert selected.reached == pytest.approx(4 / 12)
 
 
+def test_a_part_that_an_attribute_counts_keeps_one_channel():
+    def run(net, x):
+        a, b = net.b1(net.c1(x)).split(net.sizes, dim=1)
+        return net.head(torch.cat([torch.nn.functional.max_pool2d(a, 3, 1, 1), b], 1))
+
+    model = randomised(Net(run, c1=conv(3, 8), b1=bn(8), sizes=[3, 5], head=out(8)))
+    x = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+    graph = trace(model, x)
+    selected = select(graph, scores_for(graph, b1=range(8)), Selection(0.9, min_channels=1))
+    assert kept(graph, selected, "b1") == [2, 7]
+    assert make_plan(graph, selected.dropped).attributes == {"": {"sizes.0": 1, "sizes.1": 1}}
+
+
 def test_coupled_channels_count_as_often_as_they_have_gammas():
     _, graph = toy("residual")  # b1 and b3 share their groups: 4 groups of 2, and b2: 3 groups of 1
     scores = scores_for(graph, b1=[1, 2, 3, 4], b2=[5, 6, 7])

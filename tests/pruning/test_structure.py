@@ -86,6 +86,7 @@ def test_a_structure_may_also_grow():
     model = Split()
     apply_structure(model, {"c2": {"out_channels": 7}, "b2": {"num_features": 7}, "head": {"in_channels": 15}})
     assert model(torch.rand(1, 3, 8, 8)).shape == (1, 2, 8, 8)
+    assert (model.c2.weight[-1].std(), model.b2.weight[-1]) > (0.05, 0.9)
 
 
 @pytest.mark.parametrize(

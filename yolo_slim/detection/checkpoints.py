@@ -52,8 +52,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint ({_first_line(error)}); expected a .ckpt that yolo_slim wrote or an "
-            "Ultralytics .pt file"
+            f"{path} cannot be read as a checkpoint ({_first_line(error)}); expected a .ckpt that yolo_slim wrote or "
+            "an Ultralytics .pt file"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict and hyper_parameters")

@@ -83,8 +83,9 @@ class YOLODataModule(L.LightningDataModule):
     workers. The seed is the one of `seed_everything`, 0 if there is none. Bad images and labels are refused in `setup`.
 
     Args:
-        data: Path of an Ultralytics data YAML (only `predict` with a `source` works without), or the name of one it ships, such as `coco128.yaml`, which is downloaded
-            where the YAML says from where. `shapes` generates the built-in set in `datasets/shapes`.
+        data: Path of an Ultralytics data YAML, or the name of one it ships, such as `coco128.yaml`, which is downloaded
+            where the YAML says from where. `shapes` generates the built-in set in `datasets/shapes`. Only `predict`
+            with a `source` works without.
         imgsz: Height and width of the images given to the model, in pixels, a multiple of 32.
         batch: Images in a batch, for each process.
         workers: Processes that load images, for each training process; 0 loads them in the training process itself.

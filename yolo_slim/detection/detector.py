@@ -47,6 +47,7 @@ class YOLODetector(LightningModule):
 
     #: The submodule that sparsity and pruning work on.
     pruning_target = "net"
+    net: Any
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class YOLODetector(LightningModule):
         super().__init__()
         self.hyp = hyp or Hyperparameters()
         file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
-        self.net: Any = load_network(file) if file else build_network(model, len(names) if names else 80)
+        self.net = load_network(file) if file else build_network(model, len(names) if names else 80)
         self._names_given = names is not None
         fit_classes(self.net, names or dict(self.net.names))
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.

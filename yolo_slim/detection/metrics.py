@@ -45,10 +45,8 @@ class DetectionScores(nn.Module):
             predictions: Per image ``boxes`` (n, 4) as x1 y1 x2 y2 in pixels, ``scores`` (n,) and ``labels`` (n,).
             targets: Per image ``boxes`` (m, 4) and ``labels`` (m,).
         """
-        found, wanted = (
-            [{k: v.cpu() for k, v in image.items()} for image in images] for images in (predictions, targets)
-        )
-        self._metric[0].update(found, wanted)
+        sides = ([{k: v.cpu() for k, v in image.items()} for image in side] for side in (predictions, targets))
+        self._metric[0].update(*sides)
 
     def compute(self) -> dict[str, float]:
         """Scores of all images of all ranks.

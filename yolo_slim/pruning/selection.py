@@ -91,7 +91,7 @@ def select(graph: ChannelGraph, scores: Tensor, selection: Selection) -> Selecte
     rank = np.full(graph.num_groups, len(order))
     rank[order] = np.arange(len(order))
     equal = [[part.numpy() for part in parts] for parts in graph.equal_counts]
-    protected = _protected(graph, equal, candidates, rank, selection.min_channels)
+    protected = _protected(graph, candidates, rank, selection.min_channels)
 
     def drop_lowest(count: int) -> np.ndarray:
         dropped = np.zeros(graph.num_groups, bool)
@@ -122,15 +122,13 @@ def select(graph: ChannelGraph, scores: Tensor, selection: Selection) -> Selecte
     )
 
 
-def _protected(
-    graph: ChannelGraph, equal: list[list[np.ndarray]], candidates: np.ndarray, rank: np.ndarray, min_channels: int
-) -> np.ndarray:
-    """The best groups of every axis, as many as its floor asks for.
+def _protected(graph: ChannelGraph, candidates: np.ndarray, rank: np.ndarray, min_channels: int) -> np.ndarray:
+    """The best groups of every axis, as many as its floor asks for, and of every part that an attribute counts, one.
 
     Small axes come first: what they protect also counts for the wider axes that contain them.
     """
     floors = [(groups.numpy(), min_channels) for axes in graph.axes.values() for groups in axes.values()]
-    floors += [(part, 1) for parts in equal for part in parts]
+    floors += [(attribute.groups.numpy(), 1) for attribute in graph.attributes]
     distinct = {(groups.tobytes(), floor): (groups, floor) for groups, floor in floors}
     protected = np.zeros(graph.num_groups, bool)
     for groups, floor in sorted(distinct.values(), key=lambda item: len(item[0])):

@@ -1,0 +1,165 @@
+"""The command line as a user meets it: in a folder of one's own, on the tiny built-in images."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from yolo_slim.main import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = ["--data.imgsz", "64", "--data.batch", "4", "--data.workers", "0"]
+QUICK = [
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.accelerator",
+    "cpu",
+    "--model.hyp.optimizer",
+    "AdamW",
+    "--model.hyp.nbs",
+    "4",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, shapes_dir):
+    """A working folder with one trained run, and the data YAML to use there."""
+    folder = tmp_path_factory.mktemp("work")
+    data = ["--data.data", str(shapes_dir / "data.yaml"), *TINY]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", *data, *QUICK, "--name", "base line/1"])
+    return folder, data
+
+
+@pytest.fixture
+def work(place, monkeypatch):
+    folder, data = place
+    monkeypatch.chdir(folder)
+    return folder, data
+
+
+def refused(capsys, arguments, status=1):
+    """The one line that a command is refused with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == status
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_fit_leaves_checkpoints_logs_and_config_in_a_sanitised_folder(work):
+    folder, _ = work
+    run = folder / "runs" / "base-line-1"
+    assert {"best.ckpt", "last.ckpt", "metrics.csv", "config.yaml"} <= {f.name for f in run.iterdir()}
+    assert list(run.glob("events.out.tfevents*"))
+    with (run / "metrics.csv").open() as stream:
+        columns = next(csv.reader(stream))
+    assert {"train/box_loss", "val/map", "val/map50", "gamma/median", "gamma/small"} <= set(columns)
+    assert torch.load(run / "best.ckpt", weights_only=True)["hyper_parameters"]["imgsz"] == 64
+    assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_histograms_are_in_tensorboard(work):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = work
+    events = EventAccumulator(str(folder / "runs" / "base-line-1"))
+    events.Reload()
+    assert "gamma" in events.Tags()["histograms"]
+
+
+def test_a_second_run_of_the_same_name_gets_its_own_folder(work):
+    folder, data = work
+    before = (folder / "runs" / "base-line-1" / "best.ckpt").stat().st_mtime_ns
+    main(["fit", *data, *QUICK, "--name", "base line/1"])
+    assert (folder / "runs" / "base-line-1-2" / "best.ckpt").is_file()
+    assert (folder / "runs" / "base-line-1" / "best.ckpt").stat().st_mtime_ns == before
+
+
+def test_prune_validate_test_predict_and_finetune(work, capsys):
+    folder, data = work
+    main(["prune", "--model.weights", "runs/base-line-1/best.ckpt", "--selection.ratio", "0.4", "--imgsz", "64"])
+    printed = capsys.readouterr().out
+    assert "model.2.cv1.bn" in printed
+    assert "removed 40.0%" in printed
+    assert {"slim.ckpt", "plan.yaml", "pruning.yaml"} == {f.name for f in (folder / "runs" / "prune").iterdir()}
+
+    slim = "runs/prune/slim.ckpt"
+    main(["validate", *data, "--ckpt_path", slim])
+    main(["test", *data, "--ckpt_path", slim])
+    assert "test/map50" in capsys.readouterr().out
+
+    main(["predict", *TINY, "--data.source", str(data[1]).replace("data.yaml", "images/val"), "--ckpt_path", slim])
+    assert len(list((folder / "runs" / "predict" / "images").iterdir())) == 6
+
+    main(["fit", "-c", str(CONFIGS / "finetune.yaml"), *data, *QUICK, "--model.weights", slim])
+    slim_size = sum(v.numel() for v in torch.load(slim, weights_only=True)["state_dict"].values())
+    tuned = torch.load("runs/finetune/best.ckpt", weights_only=True)["state_dict"]
+    assert sum(v.numel() for v in tuned.values()) == slim_size
+
+
+def test_sparse_config_composes_with_the_users_own(work, tmp_path):
+    folder, data = work
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "model": {"hyp": {"lr0": 0.002}}}))
+    arguments = ["-c", str(CONFIGS / "sparse.yaml"), "-c", str(tmp_path / "mine.yaml"), *data, *QUICK]
+    main(["fit", *arguments, "--model.weights", "runs/base-line-1/best.ckpt"])
+    saved = yaml.safe_load((folder / "runs" / "mine" / "config.yaml").read_text())
+    assert saved["model"]["hyp"]["lr0"] == 0.002
+    (callback,) = saved["trainer"]["callbacks"]
+    assert callback["init_args"]["penalty"] == "subgradient"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit", "--trainer.max_epoch", "3"], "unrecognized arguments: --trainer.max_epoch"),
+        (["fit", "--model.lrr", "3"], "unrecognized arguments: --model.lrr"),
+        (["slim", "--baseline.epoch", "3"], "unrecognized arguments: --baseline.epoch"),
+        (["prune", "--selection.rat", "0.3"], "unrecognized arguments: --selection.rat"),
+    ],
+)
+def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
+    _, data = work
+    given = [*arguments, *(["--model.weights", "x"] if arguments[0] == "prune" else data)]
+    assert expected in refused(capsys, given, status=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit"], "there is no data"),
+        (["fit", "--data.data", "nothing.yaml"], "'nothing.yaml' was not found"),
+        (["fit", "DATA", "--model.weights", "nothing.ckpt"], "weights file nothing.ckpt does not exist"),
+        (["fit", "DATA", "--model.model", "yolov8q"], "model 'yolov8q' not found"),
+        (["fit", "DATA", "--model.hyp.lr0", "-1"], "hyp.lr0=-1.0 is out of range"),
+        (["fit", "DATA", "--data.imgsz", "100"], "is not a positive multiple of 32"),
+        (["validate", "DATA", "--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
+        (["prune", "--model.weights", "nothing.ckpt"], "weights file nothing.ckpt does not exist"),
+        (["prune", "--model.weights", "BASE", "--selection.ratio", "1"], "ratio=1"),
+        (["prune", "--model.weights", "BASE", "--selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
+        (["slim", "DATA", "--prune.selection.ratio", "1.5"], "ratio=1.5"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(capsys, work, arguments, expected):
+    folder, data = work
+    before = sorted(folder.rglob("*"))
+    filled = []
+    for argument in arguments:
+        filled += data if argument == "DATA" else ["runs/base-line-1/best.ckpt" if argument == "BASE" else argument]
+    assert expected in refused(capsys, filled)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_bad_labels_stop_a_fit_before_it_leaves_anything(capsys, work, shapes_copy):
+    folder, _ = work
+    next((shapes_copy / "labels" / "train").glob("*.txt")).write_text("0 0.5 0.5 nonsense 0.1\n")
+    before = sorted(folder.rglob("*"))
+    assert ".txt" in refused(capsys, ["fit", "--data.data", str(shapes_copy / "data.yaml"), *TINY, *QUICK])
+    assert sorted(folder.rglob("*")) == before

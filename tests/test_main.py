@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from yolo_slim import __version__
+from yolo_slim.main import VERBS, main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy():
+    script = (
+        "import sys\nfrom yolo_slim.main import main\nmain(['--help'])\n"
+        "assert not {'torch', 'lightning', 'jsonargparse'} & set(sys.modules), 'too much imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(f"  {verb} " in done.stdout for verb in VERBS)
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_unknown_verb(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unknown verb 'train'; expected one of fit, validate")

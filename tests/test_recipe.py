@@ -1,0 +1,161 @@
+"""The whole recipe on the tiny built-in images: straight, interrupted, resumed, refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback
+
+from yolo_slim import fit_parts, recipe
+from yolo_slim.main import main
+
+PHASES = ("baseline", "sparse", "prune", "finetune")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, shapes_dir) -> Path:
+    hyp = {"optimizer": "AdamW", "lr0": 0.001, "nbs": 4, "warmup_epochs": 1.0}
+    settings = {
+        "data": {
+            "data": str(shapes_dir / "data.yaml"),
+            "imgsz": 64,
+            "batch": 4,
+            "workers": 0,
+            "augment": {"close_mosaic": 1},
+        },
+        "trainer": {"accelerator": "cpu"},
+        "baseline": {"epochs": 3, "hyp": hyp},
+        "sparse": {"epochs": 3, "hyp": hyp, "sparsity": {"penalty": "growing"}},
+        "prune": {"selection": {"ratio": 0.5}},
+        "finetune": {"epochs": 1, "hyp": hyp},
+    }
+    file = tmp_path_factory.mktemp("config") / "slim.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, config) -> Path:
+    """Run folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["slim", "-c", str(config)])
+    return folder / "runs" / "slim"
+
+
+def results(run: Path) -> dict[str, dict]:
+    return {phase: yaml.safe_load((run / phase / "result.yaml").read_text()) for phase in PHASES}
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def test_four_states_in_order(straight):
+    found = results(straight)
+    assert [found[p]["state"] for p in PHASES] == ["baseline", "sparse", "slim", "finetuned"]
+    assert found["baseline"]["small_gammas"] == 0
+    assert found["sparse"]["small_gammas"] == pytest.approx(0.5, abs=0.01)
+    assert found["prune"]["parameters"] == found["finetune"]["parameters"] < 0.4 * found["baseline"]["parameters"]
+    assert found["prune"]["gflops"] < 0.8 * found["baseline"]["gflops"]
+    # What the sparse phase prepared, the prune removes without a loss.
+    for score in ("map", "map50", "precision", "recall"):
+        assert found["prune"][score] == pytest.approx(found["sparse"][score], abs=1e-6)
+
+
+def test_results_are_written(straight):
+    table = (straight / "results.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        "baseline",
+        "sparse",
+        "slim",
+        "finetuned",
+    ]
+    page = (straight / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 2
+    assert "model.2.cv1.bn" in page
+    assert {"gammas.png", "curves.png", "recipe.yaml"} <= {f.name for f in straight.iterdir()}
+
+
+def test_complete_runs_are_not_trained_again(straight, config, monkeypatch, capsys):
+    before = {p: (straight / p / "result.yaml").stat().st_mtime_ns for p in PHASES}
+    monkeypatch.chdir(straight.parents[1])
+    main(["slim", "-c", str(config)])
+    assert {p: (straight / p / "result.yaml").stat().st_mtime_ns for p in PHASES} == before
+    assert "finetuned" in capsys.readouterr().out
+
+
+def power_cut(*args):
+    raise OSError("power cut")
+
+
+class Break(Callback):
+    """The machine goes down at the start of the third epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            power_cut()
+
+
+def test_interrupted_in_a_phase_and_between_phases_equals_straight(straight, config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "slim"
+
+    with monkeypatch.context() as patch:
+        watchers = fit_parts.watchers
+        patch.setattr(fit_parts, "watchers", lambda *a: [*watchers(*a), Break()])
+        with pytest.raises(SystemExit):
+            main(["slim", "-c", str(config)])
+    assert "error: power cut" in capsys.readouterr().err
+    assert (run / "baseline" / "last.ckpt").is_file()
+    assert not (run / "baseline" / "result.yaml").exists()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "prune_file", power_cut)
+        with pytest.raises(SystemExit):
+            main(["slim", "-c", str(config)])
+    assert (run / "sparse" / "result.yaml").is_file()
+    sparse = (run / "sparse" / "last.ckpt").stat().st_mtime_ns
+
+    main(["slim", "-c", str(config)])
+    assert (run / "sparse" / "last.ckpt").stat().st_mtime_ns == sparse
+    for phase, file in (("baseline", "last.ckpt"), ("sparse", "last.ckpt"), ("finetune", "last.ckpt")):
+        one, other = weights(straight / phase / file), weights(run / phase / file)
+        assert all(torch.equal(one[k], other[k]) for k in one), phase
+    assert results(run)["finetune"]["map"] == results(straight)["finetune"]["map"]
+    # The curve has all epochs, those before the interruption included.
+    with (run / "baseline" / "metrics.csv").open() as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream) if row["val/map"]] == ["0", "1", "2"]
+
+
+def test_phases_can_be_switched_off(straight, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--baseline.enabled", "false", "--model.weights", str(straight / "baseline" / "best.ckpt")]
+    main(["slim", "-c", str(config), *arguments, "--sparse.enabled", "false", "--prune.selection.ratio", "0.3"])
+    run = tmp_path / "runs" / "slim"
+    assert sorted(p.parent.name for p in run.glob("*/result.yaml")) == ["baseline", "finetune", "prune"]
+    assert not (run / "baseline" / "best.ckpt").exists()
+    asked = yaml.safe_load((run / "prune" / "pruning.yaml").read_text())
+    assert (asked["asked"], asked["reached"]) == (0.3, pytest.approx(0.3, abs=0.01))
+
+
+def test_other_settings_under_the_same_name_are_refused(straight, config, monkeypatch, capsys):
+    monkeypatch.chdir(straight.parents[1])
+    with pytest.raises(SystemExit):
+        main(["slim", "-c", str(config), "--finetune.epochs", "7"])
+    assert "finetune.epochs: 1 there, 7 here" in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_refused(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "slim").mkdir(parents=True)
+    (tmp_path / "runs" / "slim" / "thesis.txt").write_text("precious")
+    with pytest.raises(SystemExit):
+        main(["slim", "-c", str(config)])
+    assert "exists and is no run of 'slim'" in capsys.readouterr().err
+    assert [f.name for f in (tmp_path / "runs" / "slim").iterdir()] == ["thesis.txt"]
