@@ -1,3 +1,5 @@
+"""Run folders that never overwrite an earlier run."""
+
 from __future__ import annotations
 
 import os

@@ -11,10 +11,7 @@ from torch import nn
 
 from yolo_slim.detection.checkpoints import load_network
 from yolo_slim.pruning import latency, profile
-from yolo_slim.pruning.penalty import gamma_magnitudes
-
-#: Below this a gamma counts as small.
-SMALL_GAMMA = 1e-2
+from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes
 
 
 def size_of(net: nn.Module, imgsz: int) -> dict[str, float]:

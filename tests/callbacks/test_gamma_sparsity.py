@@ -192,3 +192,27 @@ def test_growing_needs_two_epochs(tmp_path):
         toy_trainer(tmp_path, max_epochs=1, callbacks=[GammaSparsity(penalty="growing")]).fit(
             ToyClassifier(), toy_loader()
         )
+
+
+def test_says_when_the_penalty_cannot_work(tmp_path):
+    """10 steps x rate 0.05 x mean strength 0.0055: far from gammas of 1."""
+    with pytest.warns(UserWarning, match=r"by 0\.00275 at most; their median is 1\. .* try strength=3\.6") as seen:
+        toy_trainer(tmp_path, callbacks=[GammaSparsity(strength=0.01)]).fit(ToyClassifier(), toy_loader())
+    assert any("only 0.0% of the gammas are below 0.01" in str(w.message) for w in seen)
+
+
+def test_says_nothing_when_it_works(tmp_path, recwarn):
+    module = StillLoss(lr=0.02)
+    toy_trainer(tmp_path, max_epochs=40, callbacks=[GammaSparsity(strength=0.5)]).fit(module, toy_loader())
+    assert module.gammas().abs().max() < 0.01
+    assert not [w for w in recwarn if "GammaSparsity" in str(w.message)]
+
+
+class WithAdam(ToyClassifier):
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+def test_says_that_adam_cancels_the_strength(tmp_path):
+    with pytest.warns(UserWarning, match="AdamW divides the gradient by its size"):
+        toy_trainer(tmp_path, callbacks=[GammaSparsity()]).fit(WithAdam(), toy_loader())

@@ -9,22 +9,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from yolo_slim.callbacks.target import find_target
-from yolo_slim.pruning.penalty import gamma_magnitudes
+from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes
 
 
 class GammaMonitor(Callback):
     """Logs the distribution of |gamma| after every epoch: quantiles, the share of small ones, and a histogram.
 
-    Scalars go to every logger as ``gamma/median``, ``gamma/q10`` and ``gamma/small`` (share below ``small``); the
+    Scalars go to every logger as ``gamma/median``, ``gamma/q10`` and ``gamma/small`` (share below 1e-2); the
     histogram goes to loggers whose experiment has ``add_histogram`` (TensorBoard).
 
     Args:
-        small: Cut-off below which a gamma counts as small, above 0.
         target: Path of the submodule that is watched; by default ``pl_module.pruning_target`` or the whole module.
     """
 
-    def __init__(self, small: float = 1e-2, target: str | None = None) -> None:
-        self.small = small
+    def __init__(self, target: str | None = None) -> None:
         self.target = target
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,7 +31,7 @@ class GammaMonitor(Callback):
         if not gammas.numel():
             return
         q10, median = torch.quantile(gammas, gammas.new_tensor([0.1, 0.5])).tolist()
-        share = (gammas < self.small).float().mean().item()
+        share = (gammas < SMALL_GAMMA).float().mean().item()
         values = {"gamma/q10": q10, "gamma/median": median, "gamma/small": share}
         pl_module.log_dict(values, rank_zero_only=True)
         if trainer.is_global_zero:

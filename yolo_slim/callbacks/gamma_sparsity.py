@@ -17,7 +17,7 @@ from torch.optim import LBFGS, Optimizer
 
 from yolo_slim.callbacks.target import find_target, trace_target
 from yolo_slim.pruning import Selection
-from yolo_slim.pruning.penalty import Growing, Subgradient, strength_at
+from yolo_slim.pruning.penalty import SMALL_GAMMA, Growing, Subgradient, gamma_magnitudes, strength_at
 
 
 class _UnclippedPrecision(Precision):
@@ -88,6 +88,7 @@ class GammaSparsity(Callback):
         self._resumed: dict[str, Any] | None = None
         self._step = self._epoch_steps = 0
         self._given: tuple[Precision, Any, Any] | None = None
+        self._gammas_before = torch.zeros(0)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checks the Trainer and, for the subgradient, switches mixed precision and clipping off."""
@@ -144,8 +145,11 @@ class GammaSparsity(Callback):
         rank_zero_info(f"GammaSparsity: {channels} prunable gammas in {layers} BatchNorm layers; {how}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes where the fit stands, which a resumed one knows by this time."""
-        self._step = trainer.global_step
+        """Notes where the fit stands, and says how far a gamma can travel in it."""
+        self._step = trainer.global_step  # a resumed fit knows it only now
+        self._gammas_before = gamma_magnitudes(find_target(pl_module, self.target))
+        if self._subgradient is not None:
+            self._tell_reach(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sets the strength or the chosen channels of the epoch."""
@@ -181,6 +185,20 @@ class GammaSparsity(Callback):
         if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
             self._growing.finish(*self._copies(trainer, pl_module))
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says what the phase did to the gammas."""
+        before, after = self._gammas_before, gamma_magnitudes(find_target(pl_module, self.target))
+        small = (after < SMALL_GAMMA).float().mean().item()
+        rank_zero_info(
+            f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
+            f"{small:.1%} of them below {SMALL_GAMMA:g}."
+        )
+        if small < 0.01:
+            rank_zero_warn(
+                f"GammaSparsity: only {small:.1%} of the gammas are below {SMALL_GAMMA:g}: a prune will cost accuracy. "
+                "Raise the strength or the number of epochs, or use penalty='growing'."
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """The importance and the choice of the growing penalty, as plain tensors."""
         if self._growing is None:
@@ -198,6 +216,27 @@ class GammaSparsity(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives precision and clipping back; ``teardown`` is not called after an exception."""
         self._give_back(trainer)
+
+    def _tell_reach(self, trainer: Trainer) -> None:
+        optimizer = trainer.optimizers[0]
+        median = self._gammas_before.median().item()
+        if "betas" in optimizer.defaults:
+            rank_zero_warn(
+                f"GammaSparsity: {type(optimizer).__name__} divides the gradient by its size and with it the penalty, "
+                f"so that strength={self.strength:g} says little. Use SGD, or penalty='growing'."
+            )
+            return
+        rate = max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
+        momentum = optimizer.defaults.get("momentum", 0.0)
+        steps = trainer.estimated_stepping_batches
+        reach = steps * rate * self.strength * (1 + self.final_fraction) / 2 / (1 - momentum)
+        message = f"GammaSparsity: in {steps} steps at a rate of {rate:g} or less the penalty moves a gamma by "
+        message += f"{reach:.3g} at most; their median is {median:.3g}."
+        if reach < median:
+            needed = self.strength * median / reach
+            rank_zero_warn(f"{message} That is too little: try strength={needed:.2g}, or penalty='growing'.")
+        else:
+            rank_zero_info(message)
 
     def _copies(self, trainer: Trainer, pl_module: LightningModule) -> list[nn.Module]:
         """The target and its average, which lags behind and would else still use channels that are gone."""

@@ -132,6 +132,7 @@ class YOLODetector(LightningModule):
             momentum=(hyp.warmup_momentum, hyp.momentum),
             bias_rate=arguments.warmup_bias_lr,
         )
+        trainer.accumulate_grad_batches = self._warmup.accumulate
         scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 

@@ -45,6 +45,10 @@ def growing_ratio(epoch: int, epochs: int, ratio: float) -> float:
     return ratio * (1 - (1 - progress) ** 3)
 
 
+#: Below this a gamma counts as small: its channel can go.
+SMALL_GAMMA = 1e-2
+
+
 def gamma_magnitudes(model: nn.Module) -> Tensor:
     """|gamma| of all BatchNorm layers of a model in one vector, of shape (channels,)."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.weight is not None]

@@ -1,3 +1,5 @@
+"""One HTML page that needs no other file."""
+
 from __future__ import annotations
 
 import os

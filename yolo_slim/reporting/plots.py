@@ -1,3 +1,5 @@
+"""Pictures of a run: gammas before and after, mAP per epoch."""
+
 from __future__ import annotations
 
 import csv
@@ -10,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-CUT_OFF = 1e-2
-"""An absolute gamma below this counts as small."""
+from yolo_slim.pruning.penalty import SMALL_GAMMA
 
 _SMALLEST = 1e-5  # left end of the logarithmic axis; zeros are drawn there
 _COLORS = {"baseline": "#4c72b0", "sparse": "#dd8452", "slim": "#55a868", "finetuned": "#c44e52"}
@@ -34,16 +35,16 @@ def gamma_histograms(before: ArrayLike, after: ArrayLike, path: str | Path) -> N
     largest = max(2.0, *(float(values.max()) for values in series.values()))
     bins = np.geomspace(_SMALLEST, largest * 1.001, 70).tolist()
     for (label, values), color in zip(series.items(), (_COLORS["baseline"], _COLORS["sparse"]), strict=True):
-        share = np.mean(values < CUT_OFF)
+        share = np.mean(values < SMALL_GAMMA)
         axes.hist(
             np.maximum(values, _SMALLEST),
             bins,
             histtype="stepfilled",
             alpha=0.6,
             color=color,
-            label=f"{label}: {share:.1%} of {values.size} below {CUT_OFF:g}",
+            label=f"{label}: {share:.1%} of {values.size} below {SMALL_GAMMA:g}",
         )
-    axes.axvline(CUT_OFF, color="black", linestyle="--", linewidth=1, label=f"cut-off {CUT_OFF:g}")
+    axes.axvline(SMALL_GAMMA, color="black", linestyle="--", linewidth=1, label=f"cut-off {SMALL_GAMMA:g}")
     axes.set(xscale="log", yscale="log", xlabel=f"|gamma|   (zeros stand at {_SMALLEST:g})", ylabel="channels")
     axes.set_title("Gammas before and after the sparse phase")
     axes.set_ylim(bottom=0.8)

@@ -1,3 +1,5 @@
+"""Tables of states and layers, for the terminal and for Markdown."""
+
 from __future__ import annotations
 
 import math
