@@ -1,0 +1,81 @@
+"""What the README tells people to type works as it stands, on smaller images and for fewer epochs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.toy_module import ToyClassifier, toy_loader
+from yolo_slim.detection import data, shapes
+from yolo_slim.main import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DATA = ["--data.imgsz", "64", "--data.batch", "4", "--data.workers", "0"]
+SMALLER = {
+    "fit": [*DATA, "--trainer.max_epochs", "2", "--model.hyp.nbs", "4"],
+    "slim": [*DATA, "--baseline.epochs", "1", "--sparse.epochs", "2", "--finetune.epochs", "1"],
+    "prune": [],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_commands_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    # The same set as a user's, but a small one.
+    monkeypatch.setattr(data.shapes, "generate", lambda root: shapes_of(root))
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python train.py")]
+    assert len(commands) == 9
+    for command in commands:
+        verb, *arguments = shlex.split(command)[2:]
+        main([verb, *arguments, *SMALLER.get(verb, DATA)])
+    made = {p.name for p in (tmp_path / "runs").iterdir()}
+    assert made == {"baseline", "sparse", "prune", "finetune", "validate", "test", "predict", "slim", "strong"}
+    assert len(list((tmp_path / "runs" / "predict" / "images").iterdir())) == 6
+    assert "finetuned" in (tmp_path / "runs" / "strong" / "results.md").read_text()
+
+
+generate = shapes.generate
+
+
+def shapes_of(root):
+    return generate(root, train=12, val=6, imgsz=64)
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE)
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_python_block_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("python")
+    quick = re.sub(r"max_epochs=\d+", "max_epochs=2, accelerator='cpu', logger=False", block)
+    quick = quick.replace("ratio=0.5", "ratio=0.5, min_channels=2")
+    names = {"MyDetector": ToyClassifier, "my_data": toy_loader}
+    exec(quick, names)
+    assert names["detector"].gammas().numel() == pytest.approx(20, abs=2)
+    assert names["detector"](torch.rand(1, 3, 8, 8)).shape == (1, 4)
+
+
+def test_every_path_in_the_map_exists():
+    paths = re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE)
+    assert len(paths) >= 10
+    assert [p for p in paths if not (ROOT / p).exists()] == []
+
+
+def test_pictures_exist():
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README)
+    assert pictures
+    assert [p for p in pictures if not (ROOT / p).is_file()] == []
