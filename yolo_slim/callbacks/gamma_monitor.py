@@ -33,7 +33,7 @@ class GammaMonitor(Callback):
         q10, median = torch.quantile(gammas, gammas.new_tensor([0.1, 0.5])).tolist()
         share = (gammas < SMALL_GAMMA).float().mean().item()
         values = {"gamma/q10": q10, "gamma/median": median, "gamma/small": share}
-        pl_module.log_dict(values, rank_zero_only=True)
+        pl_module.log_dict(values, sync_dist=True)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 experiment: Any = getattr(logger, "experiment", None)

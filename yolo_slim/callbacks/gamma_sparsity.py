@@ -158,10 +158,10 @@ class GammaSparsity(Callback):
             # Nothing shrinks in the first epoch, so there always is an earlier one whose steps are known.
             reached = self._growing.start_epoch(epoch, epochs, self._epoch_steps)
             self._epoch_steps = 0
-            pl_module.log("sparsity/chosen", reached, rank_zero_only=True)
+            pl_module.log("sparsity/chosen", reached, sync_dist=True)
         else:
             strength = strength_at(epoch, epochs, self.strength, self.final_fraction)
-            pl_module.log("sparsity/strength", strength, rank_zero_only=True)
+            pl_module.log("sparsity/strength", strength, sync_dist=True)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Adds the L1 term to, or reads the importance from, the complete gradients of the step."""

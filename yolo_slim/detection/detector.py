@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.nms import non_max_suppression
 
-from yolo_slim.detection.checkpoints import load_network, network_from_hparams
+from yolo_slim.detection.checkpoints import check_checkpoint, load_network, network_from_hparams
 from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
 from yolo_slim.detection.metrics import DetectionScores
 from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, trace_network
@@ -91,6 +91,7 @@ class YOLODetector(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network that the checkpoint holds, so that its weights fit."""
+        check_checkpoint(checkpoint, "the file")
         saved = checkpoint["hyper_parameters"]
         if self._names_given and len(saved["names"]) != len(self.hparams["names"]):
             raise ValueError(
@@ -161,7 +162,8 @@ class YOLODetector(LightningModule):
         loss, items, target_scores = self._compute_loss(self.net(batch["img"]), batch)
         images = len(batch["img"])
         self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
-        self.log_dict({f"train/{k}": v for k, v in items.items()}, on_epoch=True, on_step=False, batch_size=images)
+        losses = {f"train/{name}": value for name, value in items.items()}
+        self.log_dict(losses, on_epoch=True, on_step=False, batch_size=images, sync_dist=True)
         # Undone here: Ultralytics' division by the batch's target scores, Lightning's by the accumulated batches and
         # DDP's by the ranks. What is left is a plain sum over images, whatever the split.
         undone = target_scores.clamp(min=1) / images * self.trainer.accumulate_grad_batches * self.trainer.world_size
