@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from yolo_slim import fit_parts
 from yolo_slim.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -145,6 +146,19 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["prune", "--model.weights", "BASE", "--selection.ratio", "1"], "ratio=1"),
         (["prune", "--model.weights", "BASE", "--selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
         (["slim", "DATA", "--prune.selection.ratio", "1.5"], "ratio=1.5"),
+        (["slim", "DATA", "--prune.selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
+        (["slim", "DATA", "--finetune.epochs", "0"], "finetune.epochs=0"),
+        (["slim", "DATA", "--baseline.enabled", "false"], "give them as --model.weights"),
+        (["slim", "DATA", "--project", "runs/base-line-1/best.ckpt"], "cannot make the run folder"),
+        (["prune", "--model.weights", "BASE", "--imgsz", "100"], "imgsz=100"),
+        (["fit", "DATA", "--model.hyp.optimizer", "foo"], "hyp.optimizer='foo'"),
+        (["fit", "DATA", "--trainer.strategy", "foo"], "strategy='foo'"),
+        (["fit", "DATA", "-c", "nothing.yaml"], "configuration file nothing.yaml does not exist"),
+        (["validate", "DATA"], "there are no weights to validate"),
+        (["predict", "DATA"], "there are no weights to predict"),
+        (["validate", "DATA", "--ckpt_path", "runs/base-line-1/config.yaml"], "config.yaml is damaged"),
+        (["test", "DATA", "--ckpt_path", "model.pt"], "give a .pt as --model.weights"),
+        (["fit", "DATA", "--ckpt_path", "last"], "weights file last does not exist"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(capsys, work, arguments, expected):
@@ -155,6 +169,50 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, work, arguments, expec
         filled += data if argument == "DATA" else ["runs/base-line-1/best.ckpt" if argument == "BASE" else argument]
     assert expected in refused(capsys, filled)
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_bad_image_stops_a_prediction(capsys, work, shapes_copy, workers):
+    folder, _ = work
+    images = shapes_copy / "images" / "val"
+    sorted(images.iterdir())[-1].write_bytes(b"")
+    before = sorted(folder.rglob("*"))
+    arguments = ["predict", *TINY, "--data.batch", "1", "--data.workers", workers, "--data.source", str(images)]
+    line = refused(capsys, [*arguments, "--ckpt_path", "runs/base-line-1/best.ckpt"])
+    assert line.startswith("error: image ")
+    assert "Traceback" not in line
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", ["fit", "prune", "slim"])
+def test_a_refusal_leaves_no_project_folder(capsys, monkeypatch, tmp_path, shapes_dir, verb):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.ckpt").write_text("no checkpoint")
+    data = [] if verb == "prune" else ["--data.data", str(shapes_dir / "data.yaml"), *TINY]
+    assert "x.ckpt is damaged" in refused(capsys, [verb, *data, "--model.weights", "x.ckpt"])
+    assert [f.name for f in tmp_path.iterdir()] == ["x.ckpt"]
+
+
+def test_wrong_key_of_a_callback_is_named(capsys, work, tmp_path):
+    _, data = work
+    callback = {"class_path": "yolo_slim.callbacks.GammaSparsity", "init_args": {"strenght": 1}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    line = refused(capsys, ["fit", *data, "-c", str(tmp_path / "mine.yaml")], status=2)
+    assert "GammaSparsity': Option 'strenght' is not accepted" in line
+    assert "Subtypes" not in line
+
+
+def test_interrupted_fit_says_how_it_goes_on(capsys, work, monkeypatch):
+    folder, data = work
+
+    def key(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_parts.EpochLines, "on_train_epoch_start", key, raising=False)
+    line = refused(capsys, ["fit", *data, *QUICK, "--trainer.max_epochs", "3", "--name", "cut"], status=130)
+    assert line == "error: interrupted; --ckpt_path runs/cut/last.ckpt goes on"
+    assert (folder / "runs" / "cut" / "last.ckpt").is_file()
 
 
 def test_bad_labels_stop_a_fit_before_it_leaves_anything(capsys, work, shapes_copy):

@@ -151,6 +151,55 @@ def test_other_settings_under_the_same_name_are_refused(straight, config, monkey
     assert "finetune.epochs: 1 there, 7 here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("recipe.yaml", "give this run another --name"),
+        ("baseline/result.yaml", "delete it and start again"),
+        ("finetune/result.yaml", "delete it and start again"),
+        ("baseline/best.ckpt", "delete runs/slim/baseline to have that phase run again"),
+        ("sparse/last.ckpt", "delete runs/slim/sparse to have that phase run again"),
+        ("prune/slim.ckpt", "delete runs/slim/prune to have that phase run again"),
+        ("prune/pruning.yaml", "delete it, and the page comes without"),
+    ],
+)
+@pytest.mark.parametrize("how", ["empty", "cut"])
+def test_a_damaged_file_of_an_earlier_start(straight, config, monkeypatch, capsys, file, expected, how):
+    monkeypatch.chdir(straight.parents[1])
+    raw = (straight / file).read_bytes()
+    before = sorted(straight.rglob("*"))
+    (straight / file).write_bytes(b"" if how == "empty" else raw[:20])
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["slim", "-c", str(config)])
+    finally:
+        (straight / file).write_bytes(raw)
+    assert stop.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert file in line
+    assert expected in line
+    assert sorted(straight.rglob("*")) == before
+
+
+def test_interrupted_by_the_user_goes_on(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def key(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_parts.EpochLines, "on_train_epoch_start", key, raising=False)
+        with pytest.raises(SystemExit) as stop:
+            main(["slim", "-c", str(config)])
+    assert stop.value.code == 130
+    assert "error: interrupted; the same command goes on" in capsys.readouterr().err
+    main(["slim", "-c", str(config)])
+    printed = capsys.readouterr().out
+    assert "epoch 1/3" not in printed.partition("== sparse")[0]
+    assert sorted(results(tmp_path / "runs" / "slim")) == sorted(PHASES)
+
+
 def test_a_folder_of_something_else_is_refused(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "slim").mkdir(parents=True)

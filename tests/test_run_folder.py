@@ -76,7 +76,7 @@ def test_name_cannot_leave_the_project(tmp_path: Path) -> None:
 @pytest.mark.parametrize("project", ["file", "file/below"])
 def test_project_that_is_a_file(tmp_path: Path, project: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot make a run folder in .*file") as error:
+    with pytest.raises(ValueError, match="cannot make the run folder .*file") as error:
         new_run_folder(tmp_path / project, "run")
     assert "\n" not in str(error.value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from yolo_slim import callbacks, fit_parts
+from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.predict import PredictionWriter
-from yolo_slim.run_folder import new_run_folder
+from yolo_slim.run_folder import discard_untrained, new_run_folder
 
 #: Every run is logged, checkpointed and averaged unless its configuration says otherwise.
 DEFAULTS = {
@@ -50,6 +50,26 @@ class SlimCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration alone: a checkpoint rebuilds the network, it does not set rates or paths."""
 
+    def before_instantiate_classes(self) -> None:
+        """Refuses a checkpoint that cannot be used, and verbs that would judge an untrained network.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If it does not serve the verb, or if there is none.
+        """
+        checkpoint, model = self._get(self.config, "ckpt_path"), self._get(self.config, "model")
+        if checkpoint and str(checkpoint).endswith(".pt"):
+            raise ValueError(f"ckpt_path={checkpoint}: expected a .ckpt; give a .pt as --model.weights")
+        if checkpoint and self.subcommand == "fit":
+            check_resumable(checkpoint)
+        elif checkpoint:
+            load_network(checkpoint)
+        elif self.subcommand != "fit" and not (model.weights or str(model.model).endswith(".pt")):
+            raise ValueError(
+                f"there are no weights to {self.subcommand}: give --ckpt_path with a checkpoint, or --model.weights "
+                "with one or with an Ultralytics .pt file"
+            )
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the run folder, once data and model are known to be good, and the Trainer that writes there."""
         given = self._get(self.config_init, "trainer")
@@ -68,7 +88,11 @@ class SlimCLI(LightningCLI):
         if self.subcommand == "predict":
             extra.append(PredictionWriter(folder))
         self.trainer_defaults = {"callbacks": extra}
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except BaseException:
+            rank_zero_only(discard_untrained)(folder)
+            raise
         saver = trainer.checkpoint_callback
         if isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
             saver.dirpath = str(folder)
@@ -81,9 +105,12 @@ def main(arguments: Sequence[str]) -> None:
     try:
         cli = _Prepared(arguments)
         cli.run()
-    except BaseException:
+    except BaseException as stop:
         if cli is not None and cli.run_folder is not None:
-            _discard_if_nothing_trained(cli.run_folder)
+            rank_zero_only(discard_untrained)(cli.run_folder)
+        if isinstance(stop, SystemExit) and cli is not None and cli.trainer.interrupted:  # Lightning's answer to Ctrl-C
+            last = cli.run_folder / "last.ckpt" if cli.run_folder else None
+            raise KeyboardInterrupt(f"--ckpt_path {last} goes on" if last and last.is_file() else "") from None
         raise
     rank_zero_only(print)(f"Everything of this run is in {cli.run_folder}")
 
@@ -92,6 +119,7 @@ class _Prepared(SlimCLI):
     """Parses and instantiates at once, but runs when told to, so that a failure still knows its run folder."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
+        strict = {"allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             YOLODetector,
             YOLODataModule,
@@ -99,7 +127,7 @@ class _Prepared(SlimCLI):
             args=None if list(arguments) == sys.argv[1:] else list(arguments),
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"allow_abbrev": False} | {v: {"allow_abbrev": False} for v in self.subcommands()},
+            parser_kwargs=strict | {verb: strict for verb in self.subcommands()},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
@@ -109,9 +137,3 @@ class _Prepared(SlimCLI):
 
     def run(self) -> None:
         super()._run_subcommand(self._verb)
-
-
-@rank_zero_only
-def _discard_if_nothing_trained(folder: Path) -> None:
-    if not any(folder.rglob("*.ckpt")):
-        shutil.rmtree(folder, ignore_errors=True)

@@ -48,7 +48,7 @@ def watchers(progress_bar: bool = True, fitting: bool = True) -> list[Callback]:
     """Callbacks that only look: rates and gammas to the loggers, progress to the screen."""
     found: list[Callback] = [LearningRateMonitor("epoch"), GammaMonitor()] if fitting else []
     if progress_bar and sys.stdout.isatty():
-        found.append(RichProgressBar())
+        found.append(RichProgressBar(leave=True))
     elif fitting:
         found.append(EpochLines())
     return found

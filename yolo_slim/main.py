@@ -32,8 +32,8 @@ train.py VERB --help lists the keys of a verb; configs/ holds commented files to
 def main(args: Sequence[str] | None = None) -> None:
     """Runs one verb of the command line.
 
-    Bad input ends with one line on standard error and exit status 1; with ``YOLO_SLIM_DEBUG`` set in the environment
-    it ends with a traceback.
+    Bad input ends with one line on standard error and exit status 1, or 2 for keys and values that no verb takes; with
+    ``YOLO_SLIM_DEBUG`` set in the environment it ends with a traceback.
 
     Args:
         args: Arguments without the program's name; by default those of the process.
@@ -51,18 +51,25 @@ def main(args: Sequence[str] | None = None) -> None:
     if verb not in VERBS:
         _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)} (see train.py --help)", status=2)
     os.environ.setdefault("YOLO_VERBOSE", "false")
-    quieten()
+    quieten(verb)
     import jsonargparse
+
+    from yolo_slim.arguments import check_config_files, shorten
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
     try:
+        check_config_files(arguments)
         _command(verb)(arguments)
+    except jsonargparse.ArgumentError as error:
+        if os.environ.get("YOLO_SLIM_DEBUG"):
+            raise
+        _fail(f"{shorten(str(error))} (see train.py {verb} --help)", status=2)
     except _user_errors() as error:
         if os.environ.get("YOLO_SLIM_DEBUG"):
             raise
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted", status=130)
+        _fail(shorten(str(error)))
+    except KeyboardInterrupt as stop:
+        _fail(f"interrupted; {stop}" if str(stop) else "interrupted", status=130)
 
 
 def _command(verb: str) -> Callable[[list[str]], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from rich.console import Console
 from yolo_slim.callbacks.channel_pruning import prune_module, save_slim
 from yolo_slim.detection.checkpoints import load_network
 from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.network import STRIDE
 from yolo_slim.pruning import PruningReport, Selection
 from yolo_slim.reporting.tables import layers_table
-from yolo_slim.run_folder import new_run_folder
+from yolo_slim.run_folder import discard_untrained, new_run_folder
 from yolo_slim.states import size_of
 
 
@@ -24,6 +24,7 @@ def parser() -> ArgumentParser:
         prog="train.py prune",
         description="Remove the channels that matter least and save the slim model.",
         allow_abbrev=False,
+        exit_on_error=False,
     )
     found.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
     found.add_argument("--name", type=str, default="prune", help="Name of the run folder.")
@@ -39,11 +40,13 @@ def main(arguments: Sequence[str]) -> None:
     keys = parser()
     given = keys.parse_args(list(arguments[1:]))
     selection = keys.instantiate_classes(given).selection
+    if given.imgsz < STRIDE or given.imgsz % STRIDE:
+        raise ValueError(f"imgsz={given.imgsz}: expected a positive multiple of {STRIDE}, such as 640")
     folder = new_run_folder(given.project, given.name)
     try:
         report = prune_file(given.model.weights, selection, folder)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard_untrained(folder)
         raise
     show(report, given.model.weights, folder / "slim.ckpt", given.imgsz)
 

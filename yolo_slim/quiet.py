@@ -19,6 +19,8 @@ _WARNINGS = (
     "Checkpoint directory",
     # Lightning's own use of torch.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    # A fit that goes on in a new run folder: what it writes there says all.
+    "The dirpath has changed from",
     # Small data sets; losses and scores are logged per epoch.
     "The number of training batches",
     # A matter of the machine, not of the configuration.
@@ -26,12 +28,18 @@ _WARNINGS = (
 )
 
 
-def quieten() -> None:
-    """Drops those notices for the rest of the process."""
+#: Of importance to a fit that goes on, but not where the weights alone are used.
+_EVALUATION_WARNINGS = ("Be aware that when using `ckpt_path`, callbacks used to create",)
+
+
+def quieten(verb: str) -> None:
+    """Drops those notices of a verb for the rest of the process."""
 
     def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(_NOTICES)
 
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(keep)
-    for message in _WARNINGS:
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(keep)
+    evaluation = verb in ("validate", "test", "predict")
+    for message in _WARNINGS + (_EVALUATION_WARNINGS if evaluation else ()):
         warnings.filterwarnings("ignore", message)

@@ -15,10 +15,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from yolo_slim import fit_parts
 from yolo_slim.callbacks import WeightEMA
+from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.metrics import SCORE_NAMES
 from yolo_slim.prune_command import prune_file
-from yolo_slim.recipe_results import merge_metrics, set_metrics_aside, write_results
+from yolo_slim.recipe_results import merge_metrics, read_result, set_metrics_aside, write_results
 from yolo_slim.reporting.tables import StateRow
 from yolo_slim.states import latencies, size_of
 
@@ -52,6 +53,7 @@ class Recipe:
 
     def run(self) -> list[StateRow]:
         """Runs all enabled phases and returns the rows of the results table."""
+        self._check()
         given = self.given
         weights: str | None = given.model.weights
         weights = self._train("baseline", weights) if given.baseline.enabled else weights or given.model.model
@@ -67,13 +69,29 @@ class Recipe:
             self._measure("finetune", weights)
         return self._results() if _rank() == 0 else []
 
+    def _check(self) -> None:
+        """Finds out now, not after hours of training, what a later phase would refuse."""
+        given = self.given
+        for phase in ("baseline", "sparse", "finetune"):
+            if given[phase].enabled and given[phase].epochs < 1:
+                raise ValueError(
+                    f"{phase}.epochs={given[phase].epochs}: expected at least 1; {phase}.enabled false leaves it out"
+                )
+        model = given.model
+        if not given.baseline.enabled and not model.weights and not model.model.endswith(".pt"):
+            raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
+        selection = given.prune.selection
+        if selection.ignore and (given.sparse.enabled or given.prune.enabled):
+            detector = YOLODetector(model.model, given.data.names, model.weights)
+            detector.trace_channels().prunable_gammas(selection.shortcuts, selection.ignore)
+
     # Phases
 
     def _train(self, phase: str, weights: str | None) -> str:
         folder = self.folder / phase
         kept = folder / PHASES[phase][1]
         if (folder / RESULT).is_file():
-            return str(kept)
+            return _sound(kept, load_network)
         parts = self.instantiate()
         settings = parts[phase]
         self._say(f"{phase}: {settings.epochs} epochs")
@@ -81,6 +99,7 @@ class Recipe:
         detector = YOLODetector(parts.model.model, parts.data.names, weights, parts.data.imgsz, settings.hyp)
         extra: list[Callback] = [settings.sparsity] if phase == "sparse" else []
         last = folder / "last.ckpt"
+        resumed = _sound(last, check_resumable) if last.is_file() else None
         if _rank() == 0:
             set_metrics_aside(folder)
         started = time.time()
@@ -91,9 +110,12 @@ class Recipe:
             logger=fit_parts.loggers(folder),
             callbacks=[WeightEMA(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
         )
-        trainer.fit(detector, datamodule=parts.data, ckpt_path=str(last) if last.is_file() else None)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        try:
+            trainer.fit(detector, datamodule=parts.data, ckpt_path=resumed)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if trainer.interrupted:
+                raise KeyboardInterrupt("the same command goes on") from None
+            raise
         if _rank() == 0:
             merge_metrics(folder)
         self._say(f"{phase}: {time.time() - started:.0f} s")
@@ -102,17 +124,19 @@ class Recipe:
     def _prune(self, weights: str) -> str:
         folder = self.folder / "prune"
         slim = folder / PHASES["prune"][1]
-        if not slim.is_file():
-            self._say(f"prune: {self.given.prune.selection.ratio:.0%} of the prunable channels")
-            if _rank() == 0:
-                folder.mkdir(exist_ok=True)
-                prune_file(weights, self.given.prune.selection, folder)
-            _wait_for(slim)
+        if slim.is_file():
+            return _sound(slim, load_network)
+        self._say(f"prune: {self.given.prune.selection.ratio:.0%} of the prunable channels")
+        if _rank() == 0:
+            folder.mkdir(exist_ok=True)
+            prune_file(weights, self.given.prune.selection, folder)
+        _wait_for(slim)
         return str(slim)
 
     def _measure(self, phase: str, weights: str) -> None:
         file = self.folder / phase / RESULT
         if file.is_file():
+            read_result(file)
             return
         parts = self.instantiate()
         detector = YOLODetector(weights=weights, names=parts.data.names, imgsz=parts.data.imgsz)
@@ -135,7 +159,7 @@ class Recipe:
 
     def _results(self) -> list[StateRow]:
         files = {p: self.folder / p / RESULT for p in PHASES}
-        results = {p: yaml.safe_load(f.read_text()) for p, f in files.items() if f.is_file()}
+        results = {p: read_result(f) for p, f in files.items() if f.is_file()}
         data = self.given.data
         times = latencies({p: r["checkpoint"] for p, r in results.items()}, data.imgsz)
         fields = ("state", "parameters", "gflops", *SCORE_NAMES, "small_gammas")
@@ -157,6 +181,15 @@ class Recipe:
 
 def _rank() -> int:
     return int(rank_zero_only.rank)  # type: ignore[attr-defined]
+
+
+def _sound(path: Path, check: Callable[[Path], Any]) -> str:
+    """The path of a checkpoint that an earlier start has left, if it can be used."""
+    try:
+        check(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{error}. Or delete {path.parent} to have that phase run again") from error
+    return str(path)
 
 
 def _wait_for(path: Path) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from yolo_slim.callbacks import GammaSparsity
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.hyperparameters import Hyperparameters
 from yolo_slim.pruning import Selection
 from yolo_slim.recipe import Recipe
-from yolo_slim.run_folder import sanitize
+from yolo_slim.recipe_results import read_mapping
+from yolo_slim.run_folder import discard_untrained, sanitize
 
+#: What a run of the recipe was started with.
+SETTINGS = "recipe.yaml"
 #: Trainer arguments that the recipe sets itself.
 OWN = {"callbacks", "logger", "max_epochs", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps"}
 
@@ -29,6 +33,7 @@ def parser() -> ArgumentParser:
         description="Train, sparse-train, prune and finetune. Started again after an interruption, it goes on with "
         "the first phase that is not complete.",
         allow_abbrev=False,
+        exit_on_error=False,
     )
     found.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
     found.add_argument("--name", type=str, default="slim", help="Name of the run folder; the same name goes on.")
@@ -61,8 +66,15 @@ def main(arguments: Sequence[str]) -> None:
     keys = parser()
     given = keys.parse_args(list(arguments[1:]))
     keys.instantiate_classes(given)  # refuses bad values before a folder is made
-    folder = _folder(Path(given.project) / sanitize(given.name), _settings(keys, given))
-    Recipe(lambda: keys.instantiate_classes(given), folder).run()
+    folder = Path(given.project) / sanitize(given.name)
+    new = not (folder / SETTINGS).is_file()
+    _open(folder, _settings(keys, given))
+    try:
+        Recipe(lambda: keys.instantiate_classes(given), folder).run()
+    except BaseException:
+        if new:  # so that corrected settings may have the name
+            rank_zero_only(discard_untrained)(folder)
+        raise
 
 
 def _settings(keys: ArgumentParser, given: Namespace) -> dict[str, Any]:
@@ -71,28 +83,31 @@ def _settings(keys: ArgumentParser, given: Namespace) -> dict[str, Any]:
     return settings
 
 
-def _folder(folder: Path, settings: dict[str, Any]) -> Path:
-    """The run folder, new or with the very same settings.
+def _open(folder: Path, settings: dict[str, Any]) -> None:
+    """Makes the run folder, or finds it with the very same settings.
 
     Raises:
-        ValueError: If the folder holds something else.
+        ValueError: If it cannot be made, or holds something else.
     """
-    file = folder / "recipe.yaml"
+    file = folder / SETTINGS
     if file.is_file():
-        changed = _changed(yaml.safe_load(file.read_text()), settings)
+        changed = _changed(read_mapping(file, ("data", "prune"), "give this run another --name"), settings)
         if changed:
             raise ValueError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}); give this one another --name, "
                 "or the settings it was started with to go on"
             )
-        return folder
-    if folder.exists() and any(folder.iterdir()):
+        return
+    if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and is no run of 'slim'; give this one another --name")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".recipe.{os.getpid()}"
-    temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
-    os.replace(temporary, file)
-    return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".recipe.{os.getpid()}"
+        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
+        os.replace(temporary, file)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ValueError(f"cannot make the run folder {folder} ({why}): give another --project or --name") from error
 
 
 def _changed(old: Any, new: Any, key: str = "") -> list[str]:

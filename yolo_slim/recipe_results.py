@@ -7,18 +7,21 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import yaml
 from rich.console import Console
 
 from yolo_slim.detection.checkpoints import load_network
+from yolo_slim.detection.metrics import SCORE_NAMES
 from yolo_slim.pruning.penalty import gamma_magnitudes
 from yolo_slim.reporting.html import write_report
 from yolo_slim.reporting.plots import gamma_histograms, training_curves
 from yolo_slim.reporting.tables import StateRow, states_markdown, states_table
 
 METRICS = "metrics.csv"
+FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
 
 
 def write_results(
@@ -35,7 +38,8 @@ def write_results(
     """
     (folder / "results.md").write_text(states_markdown(rows))
     pruning = folder / "prune" / "pruning.yaml"
-    layers = yaml.safe_load(pruning.read_text())["layers"] if pruning.is_file() else []
+    remedy = "delete it, and the page comes without the table of its layers"
+    layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     notes = [
         f"Data: {data}, images of {imgsz} pixels.",
@@ -47,6 +51,30 @@ def write_results(
     Console().print(states_table(rows))
     print(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
     print(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What a phase has left: state, checkpoint and figures.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    return read_mapping(file, FIGURES, "delete it and start again: what it held is measured anew")
+
+
+def read_mapping(file: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
+    """A YAML file that an earlier start has left.
+
+    Raises:
+        ValueError: If it is damaged or lacks one of the keys; the message ends with the remedy.
+    """
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict) or not set(keys) <= found.keys():
+        raise ValueError(f"{file} is damaged; {remedy}")
+    return found
 
 
 def set_metrics_aside(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -60,6 +62,15 @@ def new_run_folder(project: str | Path, name: str) -> Path:
     return folder
 
 
+def discard_untrained(folder: Path) -> None:
+    """Removes the folder of a run that failed before it had a checkpoint, and its project if that is empty then."""
+    if any(folder.rglob("*.ckpt")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
 def _create(candidate: Path) -> Path:
     """Makes the first free one of ``candidate``, ``candidate-2``, ...; ``mkdir`` decides between racing processes."""
     try:
@@ -73,7 +84,7 @@ def _create(candidate: Path) -> Path:
             return folder
     except OSError as error:
         why = error.strerror or str(error)
-        raise ValueError(f"cannot make a run folder in {candidate.parent} ({why}): give a writable project") from error
+        raise ValueError(f"cannot make the run folder {candidate} ({why}): give another --project or --name") from error
     raise AssertionError("count() ended")
 
 

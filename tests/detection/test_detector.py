@@ -208,7 +208,11 @@ def test_other_number_of_classes_is_refused(tmp_path, shapes_dir, slim_folder):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b"not a checkpoint", "cannot be read"), (b"<html>404</html>", "cannot be read")],
+    [
+        (b"", "is empty"),
+        (b"not a checkpoint", "no checkpoint at all"),
+        (b"<html>404</html>", "no checkpoint at all"),
+    ],
 )
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt"])
 def test_bad_weights_files(tmp_path, content, message, suffix):

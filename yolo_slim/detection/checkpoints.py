@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-from yolo_slim.detection.network import build_network, prepare
+from yolo_slim.detection.network import build_network, expect_detect, prepare
 
 #: Name of the network inside a detector, and so the prefix of its entries in a state dict.
 NETWORK_PREFIX = "net."
@@ -31,12 +33,12 @@ def load_network(path: str | Path) -> DetectionModel:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is neither of the two.
+        ValueError: If the file is neither of the two, is damaged, or its weights are not finite.
     """
     path = Path(path)
     if path.suffix == ".pt":
-        return _load_ultralytics(path)
-    return _load_lightning(path)
+        return _finite(_load_ultralytics(path), path)
+    return _load_lightning(read_checkpoint(path), path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -47,19 +49,58 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: If it is empty, damaged, or not a checkpoint of a detector.
     """
     path = Path(path)
-    _expect_file(path, "train one with 'train.py fit' or give an Ultralytics .pt file")
+    _expect_archive(path, "train one with 'train.py fit' or give an Ultralytics .pt file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint ({_first_line(error)}); expected a .ckpt that yolo_slim wrote or "
-            "an Ultralytics .pt file"
+            f"{path} cannot be read as a checkpoint; expected a .ckpt that yolo_slim wrote, of tensors and plain data "
+            "because anything else could run code, or an Ultralytics model with the ending .pt"
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
-        raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict and hyper_parameters")
-    if not isinstance(checkpoint["hyper_parameters"].get("model"), Mapping):
-        raise ValueError(f"{path} is a Lightning checkpoint of another project: it names no detection model")
+    check_checkpoint(checkpoint, path)
     return checkpoint
+
+
+def check_checkpoint(checkpoint: Any, name: object) -> None:
+    """Refuses what is not a checkpoint of a detector.
+
+    Args:
+        checkpoint: What the file holds.
+        name: What to call it.
+
+    Raises:
+        ValueError: If it lacks the weights, or the description of the network that they belong to.
+    """
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    hparams = parts.get("hyper_parameters")
+    if not isinstance(hparams, Mapping) or not isinstance(parts.get("state_dict"), Mapping):
+        raise ValueError(
+            f"{name} is not a Lightning checkpoint with state_dict and hyper_parameters; expected one that yolo_slim "
+            "wrote, or an Ultralytics .pt file"
+        )
+    model, names, structure = (hparams.get(key) for key in ("model", "names", "structure"))
+    described = model and names and all(isinstance(part, Mapping) for part in (model, names, structure or {}))
+    if not described:
+        raise ValueError(
+            f"{name} is a Lightning checkpoint of another project, it describes no detection model; expected one that "
+            "yolo_slim wrote, or an Ultralytics .pt file"
+        )
+
+
+def check_resumable(path: str | Path) -> None:
+    """Refuses a checkpoint that a fit cannot go on from.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no sound checkpoint of a detector, or holds weights alone.
+    """
+    checkpoint = read_checkpoint(path)
+    if not {"optimizer_states", "lr_schedulers", "loops", "callbacks"} <= checkpoint.keys():
+        raise ValueError(
+            f"{path} holds weights but no state of a training to go on with; start a new training from it with "
+            "--model.weights"
+        )
+    _load_lightning(checkpoint, Path(path))
 
 
 def network_from_hparams(hparams: Mapping[str, Any]) -> DetectionModel:
@@ -89,32 +130,62 @@ def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _load_lightning(path: Path) -> DetectionModel:
-    checkpoint = read_checkpoint(path)
-    net = network_from_hparams(checkpoint["hyper_parameters"])
+def _load_lightning(checkpoint: dict[str, Any], path: Path) -> DetectionModel:
+    try:
+        net = network_from_hparams(checkpoint["hyper_parameters"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     state = checkpoint["state_dict"]
     weights = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)}
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path}: weights do not fit the structure it describes ({_first_line(error)})") from error
-    return net
+        first = "".join(str(error).splitlines()[1:2]).strip()
+        raise ValueError(
+            f"{path}: its weights do not fit the network it describes ({first}); take another checkpoint"
+        ) from error
+    return _finite(net, path)
 
 
 def _load_ultralytics(path: Path) -> DetectionModel:
-    if not path.is_file() and str(path) not in GITHUB_ASSETS_NAMES:
-        _expect_file(path, "give a .pt file or the name of a published one such as yolov8n.pt")
+    if path.exists() or str(path) not in GITHUB_ASSETS_NAMES:
+        _expect_archive(path, "give a .pt file or the name of a published one such as yolov8n.pt")
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
-    except (TypeError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    # An AttributeError is how Ultralytics takes a file that holds no dictionary.
+    except (TypeError, AttributeError, pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
-            f"{path} cannot be read as an Ultralytics model ({_first_line(error)}); expected a .pt file of stock "
-            "Ultralytics classes"
+            f"{path} cannot be read as an Ultralytics model; expected a .pt file of stock Ultralytics classes, because "
+            "anything else could run code"
         ) from error
-    net = checkpoint.get("ema") or checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    net = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(net, DetectionModel):
-        raise ValueError(f"{path} holds {type(net).__name__}; expected a detection model of Ultralytics")
+        what = "no model" if net is None else f"a model of the class {type(net).__name__}"
+        raise ValueError(f"{path} holds {what}; expected a detection model of Ultralytics")
+    expect_detect(net, str(path))
     return prepare(net)
+
+
+def _finite(net: DetectionModel, path: Path) -> DetectionModel:
+    for name, parameter in net.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(
+                f"{path}: {name} holds values that are not finite, the training that wrote it has diverged; take an "
+                "earlier checkpoint, or train again with a lower rate"
+            )
+    return net
+
+
+def _expect_archive(path: Path, remedy: str) -> None:
+    """Refuses what torch did not write, and what has changed since: torch itself does not look at the checksums."""
+    _expect_file(path, remedy)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sound = archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError(f"weights file {path} is damaged, cut off or no checkpoint at all; {remedy}")
 
 
 def _expect_file(path: Path, remedy: str) -> None:
@@ -123,7 +194,3 @@ def _expect_file(path: Path, remedy: str) -> None:
         raise FileNotFoundError(f"weights file {path} {what}; {remedy}")
     if path.stat().st_size == 0:
         raise ValueError(f"weights file {path} is empty; {remedy}")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

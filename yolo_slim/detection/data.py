@@ -20,9 +20,9 @@ from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 
 from yolo_slim.detection import data_checks, shapes
 from yolo_slim.detection.epochs import EpochSampler, LateLoader, SeededDataset
+from yolo_slim.detection.network import STRIDE
 from yolo_slim.detection.predict import prediction_loader
 
-STRIDE = 32
 SHAPES_ROOT = Path("datasets/shapes")
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 

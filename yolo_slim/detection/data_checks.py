@@ -62,6 +62,10 @@ def read_data_yaml(file: Path) -> dict[str, Any]:
         several = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
         if not paths or not (isinstance(paths, str) or several):
             raise ValueError(f"{file} has {split}: {paths!r}, expected a folder of images, a list file, or several.")
+    if not isinstance(info.get("path", ""), str):
+        raise ValueError(f"{file} has path: {info['path']!r}, expected the folder that train and val are in.")
+    if info.get("channels", 3) != 3:
+        raise ValueError(f"{file} has channels: {info['channels']!r}, expected 3: images are read as colour images.")
     info["names"] = _names(file, info)
     return info
 
@@ -119,12 +123,21 @@ def build_checked(build: Callable[[], Any], file: Path, split: str) -> YOLODatas
     try:
         dataset = build()
     except FileNotFoundError as error:
-        cause = _one_line(error.__cause__ or error)
+        cause = (
+            _one_line(error.__cause__ or error)
+            .removeprefix("train: ")
+            .removeprefix("val: ")
+            .partition(". Supported formats")[0]
+        )
         raise FileNotFoundError(f"{file}, {split}: {cause}. Correct path or {split} in the file.") from error
     except RuntimeError as error:
         if "No valid images" not in str(error):
             raise
-        raise ValueError(f"{file}: none of the {split} images can be used: {_one_line(error)}") from error
+        first = next((line for line in str(error).splitlines() if "image/label: " in line), str(error))
+        raise ValueError(
+            f"{file}: none of the {split} images can be used. The first: {_reason(first)}. Expected readable images "
+            "and lines of 'class x_center y_center width height': correct them, or the paths and names in the file."
+        ) from error
     except ValueError as error:
         if "No labels found" not in str(error):
             raise
@@ -144,15 +157,18 @@ def _refuse_unusable(dataset: YOLODataset, file: Path, split: str) -> None:
     image = next(path for path in dataset.get_img_files(dataset.img_path) if path not in kept)
     label = img2label_paths([image])[0]
     nc = len(dataset.data["names"])
-    message = _one_line(verify_image_label((image, label, "", False, nc, 0, 0, dataset.single_cls))[-1])
-    reason = message.rpartition("image/label: ")[2]
-    if "pi_heif" in reason:  # Ultralytics takes any file that is no image for one that this package might read
-        reason = "cannot identify image file"
+    reason = _reason(verify_image_label((image, label, "", False, nc, 0, 0, dataset.single_cls))[-1])
     raise ValueError(
         f"{file}: {dropped} of {len(dataset.label_files)} {split} images cannot be used. The first is {image}, labels "
         f"in {label}: {reason}. Expected a readable image and lines of 'class x_center y_center width height', class "
         f"from 0 to {nc - 1}, the others in [0, 1]: correct or remove them."
     )
+
+
+def _reason(message: str) -> str:
+    reason = _one_line(message).rpartition("image/label: ")[2]
+    # Ultralytics takes any file that is no image for one that this package might read.
+    return "cannot identify image file" if "pi_heif" in reason else reason
 
 
 def _no_labels(file: Path, split: str) -> str:

@@ -111,6 +111,10 @@ class YOLODetector(LightningModule):
         trainer, hyp, epochs = self.trainer, self.hyp, self._epochs
         trainer.fit_loop.setup_data()
         loader: Any = trainer.train_dataloader
+        if loader is None:
+            raise MisconfigurationException(
+                "there are no batches to train on; set --trainer.limit_train_batches above 0"
+            )
         batch = loader.batch_size * trainer.world_size
         self._accumulate_given = trainer.accumulate_grad_batches
         given = self._accumulate_given

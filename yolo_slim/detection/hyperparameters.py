@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch.optim import Optimizer
 
+#: Names that Ultralytics knows, in any case.
+OPTIMIZERS = ("SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "auto")
+
 
 @dataclass
 class Hyperparameters:
@@ -46,6 +49,8 @@ class Hyperparameters:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
+        if self.optimizer.lower() not in [name.lower() for name in OPTIMIZERS]:
+            raise ValueError(f"hyp.optimizer={self.optimizer!r} is unknown; expected one of {', '.join(OPTIMIZERS)}")
         for name in ("lr0", "nbs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"hyp.{name}={getattr(self, name)} is out of range; expected a number above 0")

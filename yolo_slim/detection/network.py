@@ -15,6 +15,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.pruning import ChannelGraph, apply_structure, trace
 
+#: Images have sides of a multiple of this, the coarsest of a detector's feature maps, in pixels.
+STRIDE = 32
 #: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
 TRACE_SIZE = 64
 
@@ -37,22 +39,31 @@ def build_network(
     config: Any = copy.deepcopy(dict(model)) if isinstance(model, Mapping) else model
     if isinstance(config, str) and not config.endswith((".yaml", ".yml")):
         config += ".yaml"
+    what = f"model {model!r}" if isinstance(model, str) else "the given model description"
     try:
         net = DetectionModel(config, nc=nc, verbose=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"model {model!r} not found; expected a YOLOv8 size such as yolov8n.yaml, a model YAML or a .pt file"
+            f"{what} not found; expected a YOLOv8 size such as yolov8n.yaml, a model YAML or a .pt file"
         ) from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"model {model!r} is not a model YAML of Ultralytics ({error!r})") from error
-    if type(head_of(net)) is not Detect:
-        raise ValueError(
-            f"model {model!r} ends in {type(head_of(net)).__name__}; expected a detection model, whose last layer is "
-            "Detect"
-        )
+        raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r})") from error
+    expect_detect(net, what)
     if structure:
         apply_structure(net, structure)
     return prepare(net)
+
+
+def expect_detect(net: nn.Module, what: str) -> None:
+    """Refuses a network for another task.
+
+    Raises:
+        ValueError: If the last layer is not Detect; the message begins with ``what``.
+    """
+    if type(head_of(net)) is not Detect:
+        raise ValueError(
+            f"{what} ends in {type(head_of(net)).__name__}; expected a detection model, whose last layer is Detect"
+        )
 
 
 def head_of(net: nn.Module) -> Any:
