@@ -61,7 +61,12 @@ class SlimCLI(LightningCLI):
         if checkpoint and str(checkpoint).endswith(".pt"):
             raise ValueError(f"ckpt_path={checkpoint}: expected a .ckpt; give a .pt as --model.weights")
         if checkpoint and self.subcommand == "fit":
-            check_resumable(checkpoint)
+            done, epochs = check_resumable(checkpoint), self._get(self.config, "trainer").max_epochs
+            if epochs is not None and done >= epochs > 0:
+                raise ValueError(
+                    f"{checkpoint} has been trained for {done} epochs, and max_epochs={epochs}: there is nothing to go "
+                    "on with; raise --trainer.max_epochs, or start a new training from it with --model.weights"
+                )
         elif checkpoint:
             load_network(checkpoint)
         elif self.subcommand != "fit" and not (model.weights or str(model.model).endswith(".pt")):

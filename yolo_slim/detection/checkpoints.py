@@ -87,8 +87,11 @@ def check_checkpoint(checkpoint: Any, name: object) -> None:
         )
 
 
-def check_resumable(path: str | Path) -> None:
+def check_resumable(path: str | Path) -> int:
     """Refuses a checkpoint that a fit cannot go on from.
+
+    Returns:
+        The number of epochs that it has been trained for.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -101,6 +104,7 @@ def check_resumable(path: str | Path) -> None:
             "--model.weights"
         )
     _load_lightning(checkpoint, Path(path))
+    return int(checkpoint["epoch"]) + 1
 
 
 def network_from_hparams(hparams: Mapping[str, Any]) -> DetectionModel:
