@@ -142,7 +142,6 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["fit", "DATA", "--model.hyp.lr0", "-1"], "hyp.lr0=-1.0 is out of range"),
         (["fit", "DATA", "--data.imgsz", "100"], "is not a positive multiple of 32"),
         (["validate", "DATA", "--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
-        (["fit", "DATA", "--trainer.max_epochs", "1", "--ckpt_path", "LAST"], "has been trained for 1 epochs"),
         (["prune", "--model.weights", "nothing.ckpt"], "weights file nothing.ckpt does not exist"),
         (["prune", "--model.weights", "BASE", "--selection.ratio", "1"], "ratio=1"),
         (["prune", "--model.weights", "BASE", "--selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
