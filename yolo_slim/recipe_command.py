@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _settings(keys: ArgumentParser, given: Namespace) -> dict[str, Any]:
-    settings = yaml.safe_load(keys.dump(given, skip_none=False))
+    settings = yaml.safe_load(keys.dump(given))
     settings.pop("config", None)
     return settings
 
