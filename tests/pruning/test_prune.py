@@ -10,7 +10,8 @@ from tests.helpers.toy_nets import TOYS, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.test_surgery import difference, random_drop, silenced, with_one_wrong_channel
 from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
-from yolo_slim.pruning.prune import TOLERANCE, silence, verify
+from yolo_slim.pruning.prune import TOLERANCE, verify
+from yolo_slim.pruning.silence import silence
 
 SELECTIONS = [Selection(0.5), Selection(0.9), Selection(0.99, min_channels=1), Selection(0.4, shortcuts="spare")]
 

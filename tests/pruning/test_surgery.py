@@ -10,6 +10,7 @@ from tests.helpers.toy_nets import TOYS, Net, Split, bn, conv, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, select, trace
 from yolo_slim.pruning.graph import ChannelGraph
+from yolo_slim.pruning.silence import silence
 
 RATIOS = [0.0, 0.3, 0.6, 0.9, 0.99]
 PRUNABLE = [toy for toy in TOYS if any(letter.islower() for letters in toy.groups.values() for letter in letters)]
@@ -22,10 +23,7 @@ def random_drop(graph: ChannelGraph, ratio: float, seed: int, **options) -> Tens
 
 def silenced(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> nn.Module:
     model = copy.deepcopy(model)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.weight.data[dropped[graph.gammas[name]]] = 0
-            module.bias.data[dropped[graph.gammas[name]]] = 0
+    silence(model, graph, dropped)
     return model
 
 

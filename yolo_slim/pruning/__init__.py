@@ -1,6 +1,6 @@
 """Channel pruning of any PyTorch model: trace, score, select, plan, surgery. Needs torch, numpy and yaml only."""
 
-from yolo_slim.pruning.graph import Attribute, ChannelGraph, Fixed, Gamma, trace
+from yolo_slim.pruning.graph import Attribute, ChannelGraph, Fixed, PrunableLayer, trace
 from yolo_slim.pruning.importance import gamma_importance, reduce_to_groups
 from yolo_slim.pruning.passes import Pass
 from yolo_slim.pruning.plan import PruningPlan, make_plan
@@ -20,11 +20,11 @@ __all__ = [
     "Attribute",
     "ChannelGraph",
     "Fixed",
-    "Gamma",
     "LayerChange",
     "LayerProfile",
     "Pass",
     "Profile",
+    "PrunableLayer",
     "PruningPlan",
     "PruningReport",
     "Selected",

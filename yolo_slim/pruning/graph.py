@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from yolo_slim.pruning.components import components, fixed_by_equal_counts, reasons_of
 from yolo_slim.pruning.labels import leaves
@@ -41,13 +42,13 @@ class Attribute:
 
 
 @dataclass(frozen=True)
-class Gamma:
-    """The gammas of one BatchNorm layer.
+class PrunableLayer:
+    """The output channels of one layer.
 
     Attributes:
         module: name of the layer.
-        groups: int64 (C,), the group of each gamma.
-        prunable: bool (C,), whether it may be penalised and its channel dropped.
+        groups: int64 (C,), the group of each channel.
+        prunable: bool (C,), whether it may be dropped.
     """
 
     module: str
@@ -71,6 +72,11 @@ class ChannelGraph:
         equal_counts: lists of int64 arrays of groups; all arrays of a list must keep the same number of channels.
         attributes: integer module attributes that follow a channel count.
         residual: bool (num_groups,), groups that pass through an addition of two feature maps.
+        gated: bool (num_groups,), groups whose channels are exactly zero once their gammas and betas are. A channel of
+            any other group is zero once all that makes it is: rows of weights, biases, gammas, betas.
+        summed: (tensor name, axis) of the axes that an operation sums over; along the others, zeros make zeros.
+        layers: layer -> int64 (C,), the group of each output channel, for every BatchNorm layer, and for every
+            convolution and linear layer with an output channel that no gamma belongs to. Channels are counted here.
         gammas: BatchNorm layer -> int64 (C,), the group of each of its gammas.
         modules: names of all modules.
         passes: the passes that were traced.
@@ -84,12 +90,15 @@ class ChannelGraph:
     equal_counts: list[list[Tensor]]
     attributes: list[Attribute]
     residual: Tensor
+    gated: Tensor
+    summed: frozenset[tuple[str, int]]
+    layers: dict[str, Tensor]
     gammas: dict[str, Tensor]
     modules: tuple[str, ...]
     passes: tuple[Pass, ...]
 
-    def prunable_gammas(self, shortcuts: str = "couple", ignore: Sequence[str] = ()) -> list[Gamma]:
-        """The gammas of every BatchNorm layer, with those that may be penalised and dropped marked.
+    def prunable_layers(self, shortcuts: str = "couple", ignore: Sequence[str] = ()) -> list[PrunableLayer]:
+        """Every layer of ``layers``, with the channels that may be dropped marked.
 
         Args:
             shortcuts: "couple" prunes channels that meet in a residual addition together; "spare" leaves them all.
@@ -98,6 +107,18 @@ class ChannelGraph:
         Raises:
             ValueError: if a pattern matches no layer, or ``shortcuts`` is neither of the two.
         """
+        prunable = torch.from_numpy(self._prunable(shortcuts, ignore))
+        return [PrunableLayer(module, groups, prunable[groups]) for module, groups in self.layers.items()]
+
+    def prunable_gammas(self, shortcuts: str = "couple", ignore: Sequence[str] = ()) -> list[PrunableLayer]:
+        """Every BatchNorm layer, with the gammas that may be penalised, and whose channels may then be dropped, marked.
+
+        The arguments and errors are those of :meth:`prunable_layers`.
+        """
+        prunable = torch.from_numpy(self._prunable(shortcuts, ignore)) & self.gated
+        return [PrunableLayer(module, groups, prunable[groups]) for module, groups in self.gammas.items()]
+
+    def _prunable(self, shortcuts: str, ignore: Sequence[str]) -> np.ndarray:
         if shortcuts not in ("couple", "spare"):
             raise ValueError(f"shortcuts={shortcuts!r}: expected 'couple' or 'spare'")
         unprunable = self.fixed.numpy() | (self.residual.numpy() if shortcuts == "spare" else False)
@@ -106,8 +127,7 @@ class ChannelGraph:
         for parts in fixed_by_equal_counts(unprunable, equal):
             for part in parts:
                 unprunable[part] = True
-        prunable = torch.from_numpy(~unprunable)
-        return [Gamma(module, groups, prunable[groups]) for module, groups in self.gammas.items()]
+        return ~unprunable
 
     def _ignored(self, patterns: Sequence[str]) -> np.ndarray:
         found: list[np.ndarray] = []
@@ -115,7 +135,7 @@ class ChannelGraph:
             matched = {name for name in self.modules if fnmatchcase(name, pattern)}
             inside = [t for t in self.axes if any(t.startswith(f"{name}.") for name in matched)]
             if not inside:
-                raise ValueError(f"ignore pattern {pattern!r} matches no layer; names look like {_some(self.gammas)}")
+                raise ValueError(f"ignore pattern {pattern!r} matches no layer; names look like {_some(self.layers)}")
             found += [g.numpy() for t in inside for axis, g in self.axes[t].items() if self.sides[t][axis] != "in"]
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
@@ -169,6 +189,12 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
             tracer.modules, tracer.operation = [source.module], source.name
             tracer.fix(labels, "its size is an attribute that is also used in arithmetic or a comparison")
 
+    for name, _, key, tensor in owners:
+        for axis, labels in tracer.owned_labels.get(id(tensor), {}).items():
+            if (id(tensor), axis) in tracer.summed & tracer.not_summed:
+                tracer.modules, tracer.operation = [name.rpartition(".")[0]], key
+                tracer.fix(labels, "is summed over in one place and not in another")
+
     num_groups, group_of = components(tracer.count, tracer.edges)
     fixed = np.zeros(num_groups, bool)
     for fix in tracer.fixes:
@@ -190,6 +216,7 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
     axes: dict[str, dict[int, Tensor]] = {}
     sides: dict[str, dict[int, str]] = {}
     gammas: dict[str, Tensor] = {}
+    gated = np.zeros(num_groups, bool)
     seen: set[int] = set()
     for name, module, key, tensor in owners:
         labels_by_axis = tracer.owned_labels.get(id(tensor), {})
@@ -197,8 +224,12 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
         sides[name] = {axis: side(module, key, axis) for axis in axes[name]}
         if isinstance(module, _BatchNorm) and key == "weight" and id(module) not in seen:
             gammas[name.removesuffix(".weight")] = axes[name][0]
+            gated[axes[name][0].numpy()] = True
             seen.add(id(module))
         _check_cover(name, module, key, tensor, axes[name])
+    layers = {name: groups for name, groups in _outputs(model, axes) if name in gammas or not gated[groups].all()}
+    for labels in tracer.ungated:
+        gated[group_of[labels]] = False
     return ChannelGraph(
         num_groups=num_groups,
         axes=axes,
@@ -212,10 +243,21 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
             if not fixed[parts[0]].all()
         ],
         residual=torch.from_numpy(residual),
+        gated=torch.from_numpy(gated),
+        summed=frozenset((name, a) for name, _, _, t in owners for a in axes[name] if (id(t), a) in tracer.summed),
+        layers=layers,
         gammas=gammas,
         modules=tuple(name for name, _ in model.named_modules(remove_duplicate=False) if name),
         passes=passes,
     )
+
+
+def _outputs(model: nn.Module, axes: dict[str, dict[int, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The groups of the output channels of every layer with weights."""
+    for name, module in model.named_modules():
+        key = f"{name}.weight" if name else "weight"
+        if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes:
+            yield name, axes[key][(sides_of(module) or {})["weight"].index("out")]
 
 
 def _check_cover(name: str, module: nn.Module, key: str, tensor: Tensor, axes: dict[int, Tensor]) -> None:
@@ -235,4 +277,4 @@ def _key(parts: list[np.ndarray]) -> tuple[bytes, ...]:
 
 
 def _some(names: Sequence[str] | dict[str, Any]) -> str:
-    return ", ".join(list(names)[:3]) or "(no BatchNorm layer)"
+    return ", ".join(list(names)[:3]) or "(no layer)"

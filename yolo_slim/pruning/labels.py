@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,24 @@ class Unsupported(Exception):  # noqa: N818 - control flow between a rule and th
     """Raised by a rule that cannot follow a call; everything that the call touches is then fixed."""
 
 
+class Zero(IntEnum):
+    """When a channel is exactly zero, from never to soonest."""
+
+    NEVER = 0
+    #: Once all that makes it is zero: the rows of its convolutions, their biases, gammas, betas.
+    BY_WEIGHTS = 1
+    #: Once its gammas and betas are.
+    BY_GAMMA = 2
+
+
 @dataclass(frozen=True)
 class Axis:
     """The channels along one axis of a tensor.
 
     Attributes:
         labels: int64 (C,), one label per channel.
-        zero: bool (C,), whether the channel is exactly zero once the gammas and betas of its group are. Only such a
-            channel can be removed from a convolution's input without a change of the output.
+        zero: int8 (C,), the :class:`Zero` of each channel. A channel that is never zero cannot be removed from a
+            convolution's input without a change of the output.
     """
 
     labels: np.ndarray
@@ -31,9 +42,9 @@ class Axis:
         """The channels at ``index`` (anything numpy takes)."""
         return Axis(self.labels[index], self.zero[index])
 
-    def with_zero(self, zero: bool | np.ndarray) -> Axis:
-        """The same channels with other zero flags."""
-        return Axis(self.labels, np.broadcast_to(zero, self.labels.shape))
+    def with_zero(self, zero: Zero | np.ndarray) -> Axis:
+        """The same channels, zero in other cases."""
+        return Axis(self.labels, np.broadcast_to(np.int8(zero) if isinstance(zero, Zero) else zero, self.labels.shape))
 
 
 def leaves(values: Any) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from yolo_slim.pruning.labels import leaves
 from yolo_slim.pruning.plan import PruningPlan, make_plan
 from yolo_slim.pruning.restored import restored
 from yolo_slim.pruning.selection import Selection, select
+from yolo_slim.pruning.silence import silence
 from yolo_slim.pruning.structure import Structure, structure_of
 from yolo_slim.pruning.surgery import apply_plan
 
@@ -133,16 +134,6 @@ def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: Pruning
         return float("inf")
     errors = [float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in zip(found, expected, strict=True)]
     return max(errors, default=0.0) if all(error == error for error in errors) else float("inf")
-
-
-@torch.no_grad()
-def silence(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> None:
-    """Sets gamma and beta of the dropped channels to zero, in place: the dense counterpart of removing them."""
-    for name, groups in graph.gammas.items():
-        layer = model.get_submodule(name)
-        for vector in (layer.weight, layer.bias):
-            if isinstance(vector, Tensor):
-                vector[dropped[groups].to(vector.device)] = 0
 
 
 def _outputs(model: nn.Module, run: Pass) -> list[Tensor]:

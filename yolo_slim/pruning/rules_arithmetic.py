@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from yolo_slim.pruning.labels import Axis, Call, Unsupported, words
+from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, words
 
 if TYPE_CHECKING:
     from yolo_slim.pruning.tracer import Tracer
@@ -95,9 +95,9 @@ def binary(tracer: Tracer, call: Call) -> None:
             tracer.residual.append(labelled[0].labels)
         zeros = [axis.zero for axis in labelled]
         if call.name in SUMS:
-            out.append(labelled[0].with_zero(np.logical_and.reduce(zeros) if len(zeros) == 2 else False))
+            out.append(labelled[0].with_zero(np.minimum(*zeros) if len(zeros) == 2 else Zero.NEVER))
         else:
-            out.append(labelled[0].with_zero(np.logical_or.reduce(zeros)))
+            out.append(labelled[0].with_zero(np.maximum.reduce(zeros)))
     tracer.label(call.result, out)
 
 
@@ -147,7 +147,7 @@ def factory(tracer: Tracer, call: Call) -> None:
 
 
 def _nonzero(axes: Axes) -> Axes:
-    return [axis and axis.with_zero(False) for axis in axes]
+    return [axis and axis.with_zero(Zero.NEVER) for axis in axes]
 
 
 def _aligned(tracer: Tracer, tensor: Tensor, place: int, size: int) -> tuple[Axis | None, bool]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yolo_slim.pruning.labels import Axis, Call, Unsupported
+from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero
 from yolo_slim.pruning.tagged_int import TaggedInt
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def convolution(tracer: Tracer, call: Call) -> None:
         repeated = None if given is None else given.take(np.repeat(np.arange(groups), per_group_out))
         tracer.unite(made, repeated)
         if repeated is not None and bias is None:
-            made = made.with_zero(repeated.zero)
+            made = made.with_zero(np.maximum(made.zero, repeated.zero))
     else:
         tracer.use(given_groups)
         tracer.consume(given)
-        taken = tracer.own(weight, 1)
+        taken = tracer.own(weight, 1, summed=True)
         if groups > 1:
             taken = taken.take(np.tile(np.arange(per_group_in), groups))
             tracer.unite(made, made.take(np.tile(np.arange(per_group_out), groups)))
@@ -56,10 +56,10 @@ def transposed_convolution(tracer: Tracer, call: Call) -> None:
     axes = tracer.axes(x)
     for axis in axes[:1] + axes[2:]:
         tracer.fix(axis, "lies along the batch or a spatial axis of a convolution")
-    taken = tracer.own(weight, 0)
+    taken = tracer.own(weight, 0, summed=not depthwise)
     made = taken if depthwise else tracer.own(weight, 1)
     if depthwise and axes[1] is not None and bias is None:
-        made = made.with_zero(axes[1].zero)
+        made = made.with_zero(np.maximum(made.zero, axes[1].zero))
     if not depthwise:
         tracer.consume(axes[1])
     tracer.unite(axes[1], taken)
@@ -74,15 +74,15 @@ def linear(tracer: Tracer, call: Call) -> None:
     *lead, given = tracer.axes(x)
     made = tracer.own(weight, 0)
     tracer.consume(given)
-    tracer.unite(given, tracer.own(weight, 1))
+    tracer.unite(given, tracer.own(weight, 1, summed=True))
     if bias is not None:
         tracer.unite(made, tracer.own(bias, 0))
-    kept = [axis and (axis if bias is None else axis.with_zero(False)) for axis in lead]
+    kept = [axis and (axis if bias is None else axis.with_zero(Zero.NEVER)) for axis in lead]
     tracer.label(call.result, [*kept, made])
 
 
 def batch_norm(tracer: Tracer, call: Call) -> None:
-    """Couples its four vectors with the channels; the gamma of a BatchNorm layer can make a channel zero."""
+    """Couples its four vectors with the channels; gamma and beta can make a channel zero."""
     x, gamma = call.input, call.get(3, "weight", default=None)
     axes = tracer.axes(x)
     vectors = [gamma, call.get(4, "bias", default=None), call.get(1, "running_mean", default=None)]
@@ -90,7 +90,8 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
     for vector in vectors:
         if vector is not None:
             tracer.unite(axes[1], tracer.own(vector, 0))
-    axes[1] = axes[1] and axes[1].with_zero(id(gamma) in tracer.gammas)
+    zero = Zero.NEVER if gamma is None else Zero.BY_GAMMA if id(gamma) in tracer.gammas else Zero.BY_WEIGHTS
+    axes[1] = axes[1] and axes[1].with_zero(zero)
     tracer.label(call.result, axes)
 
 

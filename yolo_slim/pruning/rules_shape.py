@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo_slim.pruning.labels import Axis, Call, Unsupported
+from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero
 from yolo_slim.pruning.tagged_int import AttributeSource, TaggedInt, untag
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def pad(tracer: Tracer, call: Call) -> None:
         if (amounts[2 * i] or amounts[2 * i + 1]) and axes[-1 - i] is not None:
             tracer.fix(axes[-1 - i], "is padded")
             axes[-1 - i] = None
-    tracer.label(call.result, [axis and (axis.with_zero(False) if value else axis) for axis in axes])
+    tracer.label(call.result, [axis and (axis.with_zero(Zero.NEVER) if value else axis) for axis in axes])
 
 
 def narrow(tracer: Tracer, call: Call) -> None:
@@ -203,13 +203,13 @@ def _coupled(tracer: Tracer, meeting: Axes) -> Axis | None:
         tracer.unite(known[0], other)
     if len(known) < len(meeting):
         tracer.fix(known[0], "is laid beside a tensor that follows no channel")
-    return known[0].with_zero(np.logical_and.reduce([axis.zero for axis in known]))
+    return known[0].with_zero(np.minimum.reduce([axis.zero for axis in known]))
 
 
 def _anonymous(tracer: Tracer, size: int) -> Axis:
     labels = tracer.new_labels(size)
     tracer.fix(labels, "belongs to a tensor that follows no channel, e.g. the model's input")
-    return Axis(labels, np.zeros(size, bool))
+    return Axis(labels, np.full(size, Zero.NEVER, np.int8))
 
 
 def _cut(tracer: Tracer, call: Call, dim: int) -> list[Axis]:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from yolo_slim.pruning.labels import Axis, Call, Unsupported, leaves
+from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, leaves
 from yolo_slim.pruning.rules import NEUTRAL, RULES
 from yolo_slim.pruning.tagged_int import AttributeSource, DimSource, TaggedInt, untag
 
@@ -45,6 +45,9 @@ class Tracer(TorchFunctionMode):
         self.attributes: dict[AttributeSource, list[np.ndarray]] = defaultdict(list)
         self.used_attributes: set[AttributeSource] = set()
         self.residual: list[np.ndarray] = []
+        self.ungated: list[np.ndarray] = []
+        self.summed: set[tuple[int, int]] = set()
+        self.not_summed: set[tuple[int, int]] = set()
         self.owned = {id(t): t for t in _tensors(model)}
         self.owned_labels: dict[int, dict[int, np.ndarray]] = {}
         self.gammas = {id(m.weight) for m in model.modules() if isinstance(m, _BatchNorm) and m.weight is not None}
@@ -59,22 +62,32 @@ class Tracer(TorchFunctionMode):
         self.count += size
         return np.arange(self.count - size, self.count)
 
-    def own(self, tensor: Tensor, axis: int) -> Axis:
-        """The channels along an axis of a parameter or buffer; made at the first call."""
+    def own(self, tensor: Tensor, axis: int, summed: bool = False, values_used: bool = True) -> Axis:
+        """The channels along an axis of a parameter or buffer; made at the first call.
+
+        Args:
+            tensor: the parameter or buffer.
+            axis: the axis.
+            summed: whether an operation sums over the axis; else zeros along it make zeros.
+            values_used: whether the operation uses the tensor's values at all.
+        """
         if id(tensor) not in self.owned:
             raise Unsupported("its weight is computed, not a parameter")
         axes = self.owned_labels.setdefault(id(tensor), {})
         if axis not in axes:
             axes[axis] = self.new_labels(tensor.shape[axis])
-        return Axis(axes[axis], np.zeros(len(axes[axis]), bool))
+        if values_used:
+            (self.summed if summed else self.not_summed).add((id(tensor), axis))
+        return Axis(axes[axis], np.full(len(axes[axis]), Zero.BY_WEIGHTS, np.int8))
 
-    def axes(self, tensor: Tensor) -> list[Axis | None]:
+    def axes(self, tensor: Tensor, values_used: bool = True) -> list[Axis | None]:
         """The channels along every axis of a tensor, None for an axis that follows no channel."""
         known = self._activations.get(tensor)
         if known is not None:
             return list(known)
         if id(tensor) in self.owned:
-            return [self.own(tensor, i) if size > 1 else None for i, size in enumerate(tensor.shape)]
+            sizes = enumerate(tensor.shape)
+            return [self.own(tensor, i, values_used=values_used) if size > 1 else None for i, size in sizes]
         return [None] * tensor.dim()
 
     def is_labelled(self, tensor: Tensor) -> bool:
@@ -119,9 +132,13 @@ class Tracer(TorchFunctionMode):
                     self.fix(axis, reason)
 
     def consume(self, axis: Axis | None) -> None:
-        """A layer sums over these channels: those that are not zero when their gamma is may not be dropped."""
-        if axis is not None and not axis.zero.all():
-            self.fix(axis.take(~axis.zero), "is not zero when gamma and beta are, so it is not removable exactly")
+        """A layer sums over these channels: those that are never zero may not be dropped."""
+        if axis is None:
+            return
+        if (axis.zero == Zero.NEVER).any():
+            self.fix(axis.take(axis.zero == Zero.NEVER), "is never zero, so it is not removable exactly")
+        if (axis.zero == Zero.BY_WEIGHTS).any():
+            self.ungated.append(axis.labels[axis.zero == Zero.BY_WEIGHTS])
 
     def keep_equal(self, parts: list[np.ndarray]) -> None:
         """All parts must keep the same number of channels."""
@@ -189,7 +206,7 @@ class Tracer(TorchFunctionMode):
         def tag(size: int, axis: Axis | None) -> int:
             return size if axis is None else TaggedInt(size, (DimSource(axis.labels),), self.use)
 
-        axes = self.axes(tensor)
+        axes = self.axes(tensor, values_used=False)
         if dim is not None:
             return tag(result, axes[dim])
         return torch.Size([tag(size, axis) for size, axis in zip(result, axes, strict=True)])
