@@ -160,9 +160,10 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
     if not passes:
         raise ValueError("trace needs at least one pass; got an empty list")
     tracer = Tracer(model)
+    names = {module: name for name, module in model.named_modules()}
     for run in passes:
-        with restored(model), torch.random.fork_rng(devices=[]), torch.no_grad(), module_names(model, tracer):
-            tag_attributes(model, tracer)
+        with restored(model), torch.random.fork_rng(devices=[]), torch.no_grad(), module_names(names, tracer):
+            tag_attributes(names, tracer)
             with HiddenOperations(tracer), tracer:
                 outputs = run(model)
             found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
@@ -180,7 +181,7 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
         for key, tensor in tensors_of(module).items()
     ]
     for name, module, key, tensor in owners:
-        if id(tensor) not in tracer.owned_labels and tensor.dim() > 0:
+        if id(tensor) not in tracer.owned_axes and tensor.dim() > 0:
             tracer.modules, tracer.operation = [name.rpartition(".")[0]], key
             for axis in range(len((sides_of(module) or {}).get(key, ("",)))):
                 tracer.fix(tracer.own(tensor, axis), "is not reached by any pass")
@@ -189,11 +190,12 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
             tracer.modules, tracer.operation = [source.module], source.name
             tracer.fix(labels, "its size is an attribute that is also used in arithmetic or a comparison")
 
+    both = tracer.summed & tracer.not_summed
     for name, _, key, tensor in owners:
-        for axis, labels in tracer.owned_labels.get(id(tensor), {}).items():
-            if (id(tensor), axis) in tracer.summed & tracer.not_summed:
+        for axis, channels in tracer.owned_axes.get(id(tensor), {}).items():
+            if (id(tensor), axis) in both:
                 tracer.modules, tracer.operation = [name.rpartition(".")[0]], key
-                tracer.fix(labels, "is summed over in one place and not in another")
+                tracer.fix(channels, "is summed over in one place and not in another")
 
     num_groups, group_of = components(tracer.count, tracer.edges)
     fixed = np.zeros(num_groups, bool)
@@ -219,8 +221,8 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
     gated = np.zeros(num_groups, bool)
     seen: set[int] = set()
     for name, module, key, tensor in owners:
-        labels_by_axis = tracer.owned_labels.get(id(tensor), {})
-        axes[name] = {axis: torch.from_numpy(group_of[labels]) for axis, labels in sorted(labels_by_axis.items())}
+        known = sorted(tracer.owned_axes.get(id(tensor), {}).items())
+        axes[name] = {axis: torch.from_numpy(group_of[channels.labels]) for axis, channels in known}
         sides[name] = {axis: side(module, key, axis) for axis in axes[name]}
         if isinstance(module, _BatchNorm) and key == "weight" and id(module) not in seen:
             gammas[name.removesuffix(".weight")] = axes[name][0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ class Unsupported(Exception):  # noqa: N818 - control flow between a rule and th
     """Raised by a rule that cannot follow a call; everything that the call touches is then fixed."""
 
 
-class Zero(IntEnum):
+class Zero:
     """When a channel is exactly zero, from never to soonest."""
 
     NEVER = 0
@@ -42,16 +41,19 @@ class Axis:
         """The channels at ``index`` (anything numpy takes)."""
         return Axis(self.labels[index], self.zero[index])
 
-    def with_zero(self, zero: Zero | np.ndarray) -> Axis:
+    def with_zero(self, zero: int | np.ndarray) -> Axis:
         """The same channels, zero in other cases."""
-        return Axis(self.labels, np.broadcast_to(np.int8(zero) if isinstance(zero, Zero) else zero, self.labels.shape))
+        return Axis(self.labels, np.full(len(self.labels), zero, np.int8) if isinstance(zero, int) else zero)
 
 
 def leaves(values: Any) -> Iterator[Any]:
     """Every value in a nest of tuples (sizes too), lists, dictionaries and slices."""
     if isinstance(values, (tuple, list)):
         for value in values:
-            yield from leaves(value)
+            if isinstance(value, (tuple, list, dict, slice)):
+                yield from leaves(value)
+            else:
+                yield value
     elif isinstance(values, dict):
         yield from leaves(list(values.values()))
     elif isinstance(values, slice):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,9 +35,9 @@ def default_passes(example_inputs: Any) -> list[Pass]:
     return [evaluate, train]
 
 
-def tag_attributes(model: nn.Module, tracer: Tracer) -> None:
+def tag_attributes(names: Mapping[nn.Module, str], tracer: Tracer) -> None:
     """Tags the integers that a module of the user's keeps; stock layers read theirs from their weights."""
-    for name, module in model.named_modules():
+    for module, name in names.items():
         if type(module).__module__.startswith("torch.nn"):
             continue
         for key, value in list(vars(module).items()):
@@ -51,9 +51,8 @@ def tag_attributes(model: nn.Module, tracer: Tracer) -> None:
 
 
 @contextmanager
-def module_names(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+def module_names(names: Mapping[nn.Module, str], tracer: Tracer) -> Iterator[None]:
     """Tells the tracer which module is running."""
-    names = {module: name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, args: Any) -> None:
         tracer.modules.append(names.get(module, type(module).__name__))

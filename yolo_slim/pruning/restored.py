@@ -20,8 +20,8 @@ def restored(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     attributes = [dict(vars(m)) for m in modules]
     tables = [{name: dict(vars(m)[name]) for name in _TABLES} for m in modules]
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    buffers = [(b, b.clone()) for table in tables for b in table["_buffers"].values() if b is not None]
+    flags = [(p, p.requires_grad) for table in tables for p in table["_parameters"].values() if p is not None]
     try:
         yield
     finally:

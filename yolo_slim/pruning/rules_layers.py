@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero
-from yolo_slim.pruning.tagged_int import TaggedInt
+from yolo_slim.pruning.tagged_int import TaggedInt, untag
 
 if TYPE_CHECKING:
     from yolo_slim.pruning.tracer import Tracer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def convolution(tracer: Tracer, call: Call) -> None:
     """Makes new channels; a grouped one removes the same place of every group, a depthwise one couples in and out."""
     x, weight, bias = call.input, call.get(1, "weight"), call.get(2, "bias", default=None)
-    groups = int(given_groups := call.get(6, "groups", default=1))
+    groups = untag(given_groups := call.get(6, "groups", default=1))
     channel = x.dim() - weight.dim() + 1  # 0 without a batch axis
     axes = tracer.axes(x)
     for i, axis in enumerate(axes):
@@ -49,7 +49,7 @@ def convolution(tracer: Tracer, call: Call) -> None:
 def transposed_convolution(tracer: Tracer, call: Call) -> None:
     """A convolution whose weight is stored (in, out / groups, ...)."""
     x, weight, bias = call.input, call.get(1, "weight"), call.get(2, "bias", default=None)
-    groups = int(call.get(6, "groups", default=1))
+    groups = untag(call.get(6, "groups", default=1))
     depthwise = groups > 1 and weight.shape[0] == groups and weight.shape[1] == 1
     if x.dim() != weight.dim() or (groups > 1 and not depthwise):
         raise Unsupported("transposed convolution that is grouped or without a batch axis")

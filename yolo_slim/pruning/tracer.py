@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, leaves
 from yolo_slim.pruning.rules import NEUTRAL, RULES
+from yolo_slim.pruning.stand_in import NAMES as STAND_INS
+from yolo_slim.pruning.stand_in import stand_in
 from yolo_slim.pruning.tagged_int import AttributeSource, DimSource, TaggedInt, untag
 
 
@@ -49,11 +52,10 @@ class Tracer(TorchFunctionMode):
         self.summed: set[tuple[int, int]] = set()
         self.not_summed: set[tuple[int, int]] = set()
         self.owned = {id(t): t for t in _tensors(model)}
-        self.owned_labels: dict[int, dict[int, np.ndarray]] = {}
+        self.owned_axes: dict[int, dict[int, Axis]] = {}
         self.gammas = {id(m.weight) for m in model.modules() if isinstance(m, _BatchNorm) and m.weight is not None}
         self.modules: list[str] = []
         self.operation = ""
-        self.inside = 0
         self._activations: Any = WeakTensorKeyDictionary()
 
     # ---- labels
@@ -73,12 +75,13 @@ class Tracer(TorchFunctionMode):
         """
         if id(tensor) not in self.owned:
             raise Unsupported("its weight is computed, not a parameter")
-        axes = self.owned_labels.setdefault(id(tensor), {})
+        axes = self.owned_axes.setdefault(id(tensor), {})
         if axis not in axes:
-            axes[axis] = self.new_labels(tensor.shape[axis])
+            size = tensor.shape[axis]
+            axes[axis] = Axis(self.new_labels(size), np.full(size, Zero.BY_WEIGHTS, np.int8))
         if values_used:
             (self.summed if summed else self.not_summed).add((id(tensor), axis))
-        return Axis(axes[axis], np.full(len(axes[axis]), Zero.BY_WEIGHTS, np.int8))
+        return axes[axis]
 
     def axes(self, tensor: Tensor, values_used: bool = True) -> list[Axis | None]:
         """The channels along every axis of a tensor, None for an axis that follows no channel."""
@@ -133,12 +136,12 @@ class Tracer(TorchFunctionMode):
 
     def consume(self, axis: Axis | None) -> None:
         """A layer sums over these channels: those that are never zero may not be dropped."""
-        if axis is None:
+        if axis is None or axis.zero.min(initial=Zero.BY_GAMMA) == Zero.BY_GAMMA:
             return
-        if (axis.zero == Zero.NEVER).any():
-            self.fix(axis.take(axis.zero == Zero.NEVER), "is never zero, so it is not removable exactly")
-        if (axis.zero == Zero.BY_WEIGHTS).any():
-            self.ungated.append(axis.labels[axis.zero == Zero.BY_WEIGHTS])
+        never = axis.zero == Zero.NEVER
+        if never.any():
+            self.fix(axis.take(never), "is never zero, so it is not removable exactly")
+        self.ungated.append(axis.labels[axis.zero == Zero.BY_WEIGHTS])
 
     def keep_equal(self, parts: list[np.ndarray]) -> None:
         """All parts must keep the same number of channels."""
@@ -174,12 +177,9 @@ class Tracer(TorchFunctionMode):
     # ---- the mode
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        self.inside += 1
-        try:
-            result = func(*[untag(a) for a in args], **{k: untag(v) for k, v in kwargs.items()})
-        finally:
-            self.inside -= 1
         name = operation_name(func)
+        with torch._C._DisableTorchDispatch():  # what is called in here is not hidden
+            result = self._run(func, name, tuple([untag(a) for a in args]), {k: untag(v) for k, v in kwargs.items()})
         if name in NEUTRAL:
             return result
         tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -201,6 +201,15 @@ class Tracer(TorchFunctionMode):
                 if isinstance(tensor, Tensor):
                     self.forget(tensor)
         return result
+
+    @staticmethod
+    def _run(func: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if name in STAND_INS:
+            with contextlib.suppress(Unsupported):
+                result = stand_in(func, Call(name, args, kwargs, None))
+                if result is not None:
+                    return result
+        return func(*args, **kwargs)
 
     def _tag_sizes(self, tensor: Tensor, result: Any, dim: int | None = None) -> Any:
         def tag(size: int, axis: Axis | None) -> int:
@@ -224,14 +233,9 @@ class HiddenOperations(TorchDispatchMode):
         return False  # else torch imports its compiler at the first use, which takes over a second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if not self.tracer.inside:
-            self.tracer.operation = str(func)
-            self.tracer.fix_tensors((args, kwargs), "no rule for this operation")
-        self.tracer.inside += 1
-        try:
-            return func(*args, **(kwargs or {}))
-        finally:
-            self.tracer.inside -= 1
+        self.tracer.operation = str(func)
+        self.tracer.fix_tensors((args, kwargs), "no rule for this operation")
+        return func(*args, **(kwargs or {}))
 
 
 def operation_name(func: Callable[..., Any]) -> str:
