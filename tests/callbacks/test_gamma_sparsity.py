@@ -216,3 +216,14 @@ class WithAdam(ToyClassifier):
 def test_says_that_adam_cancels_the_strength(tmp_path):
     with pytest.warns(UserWarning, match="AdamW divides the gradient by its size"):
         toy_trainer(tmp_path, callbacks=[GammaSparsity()]).fit(WithAdam(), toy_loader())
+
+
+def test_the_reach_counts_the_momentum_of_the_parameter_groups(tmp_path):
+    class Grouped(StillLoss):
+        def configure_optimizers(self):
+            return torch.optim.SGD([{"params": self.parameters(), "momentum": 0.9}], lr=0.001)
+
+    trainer = toy_trainer(tmp_path, max_epochs=4, callbacks=[GammaSparsity(strength=0.01)])
+    # 20 steps, strength falling from 0.01 towards a tenth: 0.001 * 0.01 * 20 * 0.55 / (1 - 0.9)
+    with pytest.warns(UserWarning, match=r"moves a gamma by 0\.0011 at most; their median is 1\. That is too little"):
+        trainer.fit(Grouped(), toy_loader())

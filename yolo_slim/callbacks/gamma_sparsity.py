@@ -227,7 +227,7 @@ class GammaSparsity(Callback):
             )
             return
         rate = max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
-        momentum = optimizer.defaults.get("momentum", 0.0)
+        momentum = max(group.get("momentum", 0.0) for group in optimizer.param_groups)
         steps = trainer.estimated_stepping_batches
         reach = steps * rate * self.strength * (1 + self.final_fraction) / 2 / (1 - momentum)
         message = f"GammaSparsity: in {steps} steps at a rate of {rate:g} or less the penalty moves a gamma by "
