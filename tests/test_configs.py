@@ -59,7 +59,9 @@ def test_prune_config():
 def test_slim_configs(file):
     given = slim_parser().parse_args(["-c", str(ROOT / file), "--data.data", "shapes"])
     assert given.sparse.sparsity.penalty == "growing"
-    assert given.sparse.sparsity.ratio == given.prune.selection.ratio
+    parts = slim_parser().instantiate_classes(given)
+    assert parts.sparse.sparsity.selection == parts.prune.selection
+    assert parts.sparse.sparsity.selection.ratio == given.prune.selection.ratio
 
 
 def test_every_config_is_listed_here_and_commented():

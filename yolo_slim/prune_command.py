@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 from rich.console import Console
 
 from yolo_slim.callbacks.channel_pruning import prune_module, save_slim
+from yolo_slim.detection.calibration import observe_gradients, training_batches
 from yolo_slim.detection.checkpoints import load_network
+from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.network import STRIDE
-from yolo_slim.pruning import PruningReport, Selection
+from yolo_slim.pruning import Importance, PruningReport, Selection, recalibrate
+from yolo_slim.pruning.prune import COMPENSATIONS
 from yolo_slim.reporting.tables import layers_table
 from yolo_slim.run_folder import discard_untrained, new_run_folder
 from yolo_slim.states import size_of
@@ -31,30 +35,81 @@ def parser() -> ArgumentParser:
     found.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
     found.add_argument("--model.weights", type=str, required=True, help="Checkpoint or Ultralytics .pt file to prune.")
     found.add_argument("--imgsz", type=int, default=640, help="Image side that GFLOPs are given for, in pixels.")
-    found.add_class_arguments(Selection, "selection")
+    add_prune_arguments(found)
+    skipped = {"imgsz", "workers", "cache", "augment", "source"}
+    found.add_class_arguments(YOLODataModule, "data", skip=skipped, instantiate=False)
     return found
+
+
+def add_prune_arguments(found: ArgumentParser, prefix: str = "") -> None:
+    """The keys that say what is pruned and how, for this verb and for the recipe."""
+    found.add_class_arguments(Selection, f"{prefix}selection")
+    found.add_class_arguments(Importance, f"{prefix}importance")
+    found.add_argument(
+        f"--{prefix}compensation",
+        type=Literal[COMPENSATIONS],
+        default="none",
+        help="What becomes of the constants that channels with a small gamma pass on.",
+    )
+    found.add_argument(
+        f"--{prefix}recalibrate", type=bool, default=False, help="Measure BatchNorm statistics anew after the prune."
+    )
+    found.add_argument(
+        f"--{prefix}batches", type=int, default=16, help="Batches of training images for taylor and recalibrate."
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs ``train.py prune``; ``arguments`` begin with the verb."""
     keys = parser()
     given = keys.parse_args(list(arguments[1:]))
-    selection = keys.instantiate_classes(given).selection
+    settings = keys.instantiate_classes(given)
     if given.imgsz < STRIDE or given.imgsz % STRIDE:
         raise ValueError(f"imgsz={given.imgsz}: expected a positive multiple of {STRIDE}, such as 640")
     folder = new_run_folder(given.project, given.name)
     try:
-        report = prune_file(given.model.weights, selection, folder)
+        data = None if given.data.data is None else YOLODataModule(imgsz=given.imgsz, **vars(given.data))
+        report = prune_file(given.model.weights, settings, folder, data, given.imgsz)
     except BaseException:
         discard_untrained(folder)
         raise
     show(report, given.model.weights, folder / "slim.ckpt", given.imgsz)
 
 
-def prune_file(weights: str | Path, selection: Selection, folder: Path) -> PruningReport:
-    """Prunes the detector in a file and writes ``slim.ckpt``, ``plan.yaml`` and ``pruning.yaml`` to a folder."""
-    detector = YOLODetector(weights=str(weights))
-    report = prune_module(detector, selection)
+def prune_file(
+    weights: str | Path, settings: Any, folder: Path, data: YOLODataModule | None = None, imgsz: int = 640
+) -> PruningReport:
+    """Prunes the detector in a file and writes ``slim.ckpt``, ``plan.yaml`` and ``pruning.yaml`` to a folder.
+
+    Args:
+        weights: Checkpoint or .pt file.
+        settings: Has the keys of :func:`add_prune_arguments` as attributes.
+        folder: Folder of the files.
+        data: Training images, for Taylor importance and for recalibration.
+        imgsz: Image side that budgets are meant for, in pixels.
+
+    Raises:
+        ValueError: If images are needed and missing, or a budget cannot be reached.
+    """
+    detector = YOLODetector(weights=str(weights), imgsz=imgsz)
+    graph, taylor, batches = detector.trace_channels(), None, []
+    if settings.importance.kind == "taylor" or settings.recalibrate:
+        if data is None:
+            what = "recalibrate" if settings.recalibrate else "importance.kind=taylor"
+            raise ValueError(f"{what} needs training images: give --data.data with a data YAML")
+        batches = training_batches(data, settings.batches)
+    if settings.importance.kind == "taylor":
+        taylor = observe_gradients(detector, graph, batches)
+    report = prune_module(
+        detector,
+        settings.selection,
+        importance=settings.importance,
+        taylor=taylor,
+        compensation=settings.compensation,
+        graph=graph,
+    )
+    if settings.recalibrate:
+        recalibrate(detector.net, batches, lambda batch: batch["img"])
     save_slim(detector, report, folder)
     return report
 
@@ -64,11 +119,20 @@ def show(report: PruningReport, before: str | Path, after: Path, imgsz: int) -> 
     console = Console()
     console.print(layers_table(report.layers))
     old, new = (size_of(load_network(path), imgsz) for path in (before, after))
-    print(f"asked to remove {report.asked:.1%} of the prunable channels, removed {report.reached:.1%}")
-    if report.held:
-        held = ", ".join(f"{module} ({count})" for module, count in list(report.held.items())[:5])
-        more = f" and {len(report.held) - 5} more" if len(report.held) > 5 else ""
-        print(f"min_channels kept channels in {held}{more}")
+    print(f"asked: {report.request}; removed {report.reached:.1%} of the prunable channels")
+    print(f"threshold: {report.threshold:.4g}, and {report.kept_below} channels below it stay")
+    for rule, kept in (("min_channels", report.held), ("equal parts or round_to", report.bound)):
+        if kept:
+            some = ", ".join(f"{module} ({count})" for module, count in list(kept.items())[:5])
+            print(f"  kept by {rule}: {some}" + (f" and {len(kept) - 5} more layers" if len(kept) > 5 else ""))
+    if report.compensation is not None:
+        found = report.compensation
+        print(
+            f"constants of removed channels: folded into {len(found.folded)} layers, merged in {len(found.merged)} "
+            f"layers, where {found.kept_dead} dead channels stay; lost in {len(found.uncompensated)}"
+        )
+    if report.latency_ms is not None:
+        print(f"latency without fusing: {report.latency_ms:.1f} ms")
     print(f"parameters {old['parameters'] / 1e6:.3f} M -> {new['parameters'] / 1e6:.3f} M")
     print(f"GFLOPs at {imgsz} px {old['gflops']:.2f} -> {new['gflops']:.2f}")
     print(f"largest relative error against the dense model with those channels at zero: {report.error:.1e}")

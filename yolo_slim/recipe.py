@@ -126,10 +126,11 @@ class Recipe:
         slim = folder / PHASES["prune"][1]
         if slim.is_file():
             return _sound(slim, load_network)
-        self._say(f"prune: {self.given.prune.selection.ratio:.0%} of the prunable channels")
+        self._say(f"prune: {self.given.prune.selection}")
         if _rank() == 0:
             folder.mkdir(exist_ok=True)
-            prune_file(weights, self.given.prune.selection, folder)
+            parts = self.instantiate()
+            prune_file(weights, parts.prune, folder, parts.data, parts.data.imgsz)
         _wait_for(slim)
         return str(slim)
 

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from yolo_slim.callbacks import GammaSparsity
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.hyperparameters import Hyperparameters
-from yolo_slim.pruning import Selection
+from yolo_slim.prune_command import add_prune_arguments
 from yolo_slim.recipe import Recipe
 from yolo_slim.recipe_results import read_mapping
 from yolo_slim.run_folder import discard_untrained, sanitize
@@ -52,12 +52,11 @@ def parser() -> ArgumentParser:
         found.add_argument(f"--{phase}.epochs", type=int, default=100, help="Epochs of the phase.")
         found.add_class_arguments(Hyperparameters, f"{phase}.hyp")
     # The prune removes what the sparse phase prepared: one selection serves both.
-    shared = ("ratio", "min_channels", "shortcuts", "ignore")
-    found.add_class_arguments(GammaSparsity, "sparse.sparsity", skip={"target"})
+    shared = {"ratio", "min_channels", "shortcuts", "ignore"}
+    found.add_class_arguments(GammaSparsity, "sparse.sparsity", skip={"target", *shared})
     found.add_argument("--prune.enabled", type=bool, default=True, help="Remove channels.")
-    found.add_class_arguments(Selection, "prune.selection")
-    for key in shared:
-        found.link_arguments(f"prune.selection.{key}", f"sparse.sparsity.{key}")
+    add_prune_arguments(found, "prune.")
+    found.link_arguments("prune.selection", "sparse.sparsity.selection", apply_on="instantiate")
     return found
 
 

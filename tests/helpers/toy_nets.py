@@ -61,7 +61,8 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
                 (module.running_mean, -0.5, 0.5),
                 (module.running_var, 0.5, 2.0),
             ):
-                tensor.data.uniform_(low, high, generator=generator)
+                if tensor is not None:
+                    tensor.data.uniform_(low, high, generator=generator)
     return model.double().eval()
 
 
@@ -265,6 +266,30 @@ def _spatial_mask() -> Net:
     return Net(run, c1=conv(3, 4), b1=bn(4), c2=conv(4, 1), b2=bn(1), head=out(4))
 
 
+def _mixed_norm() -> Net:
+    """The stream is normalised over its channels, what lies between two linear layers is not."""
+
+    def run(n: Net, x: Tensor) -> Tensor:
+        x = n.b1(n.c1(x)).permute(0, 2, 3, 1)
+        x = x + n.down(F.gelu(n.b2(n.up(n.norm(x)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+        return n.head(n.groups(x.permute(0, 3, 1, 2)))
+
+    layers = {"c1": conv(3, 4), "b1": bn(4), "norm": nn.LayerNorm(4), "up": nn.Linear(4, 5), "b2": bn(5)}
+    return Net(run, **layers, down=nn.Linear(5, 4), groups=nn.GroupNorm(2, 4), head=out(4))
+
+
+def _regions(made: Callable[..., Tensor]) -> Net:
+    """Written into a tensor made to measure."""
+
+    def run(n: Net, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(n.b1(n.c1(x))), 2)
+        gathered = made((3, x.shape[1], 4, 4), dtype=x.dtype)
+        gathered[torch.tensor([2, 0])] = x
+        return n.head(gathered)
+
+    return Net(run, c1=conv(3, 4), b1=bn(4), head=out(4))
+
+
 TOYS = [
     Toy("plain", _plain, {"b1": "abcd", "b2": "efghi"}),
     Toy("residual", _residual, {"b1": "abcd", "b2": "efg", "b3": "abcd"}),
@@ -279,11 +304,14 @@ TOYS = [
     Toy("not zero", _not_zero, {"b1": "ABC", "b2": "DEFG", "b3": "hijkl"}),
     Toy("not zero, linear", _not_zero_linear, {"b1": "ABCD"}),
     Toy("unknown", _unknown, {"b1": "ABCD", "b2": "efghi"}),
-    Toy("shuffle", _shuffle, {"b1": "ABCD", "b2": "efghi"}),
+    Toy("shuffle", _shuffle, {"b1": "abab", "b2": "efghi"}),
     Toy("shape read", _shape_read, {"b1": "abcd", "b2": "EFGHI", "b3": "jkl"}),
     Toy("attribute in arithmetic", _attribute_in_arithmetic, {"b1": "ABCABC"}),
     Toy("shared", _shared, {"b1": "abcd", "b2": "abcd", "both.1": "efg"}),
     Toy("scale", _scale, {"b1": "abcd"}),
     Toy("preactivation", _preactivation, {"b1": "abcd", "b2": "abcd"}),
     Toy("spatial mask", _spatial_mask, {"b1": "abcd", "b2": "E"}),
+    Toy("mixed norm", _mixed_norm, {"b1": "ABCD", "b2": "efghi"}),
+    Toy("regions", lambda: _regions(torch.zeros), {"b1": "abcd"}),
+    Toy("regions among ones", lambda: _regions(torch.ones), {"b1": "ABCD"}),
 ]

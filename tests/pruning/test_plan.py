@@ -9,7 +9,7 @@ import yaml
 from tests.helpers.toy_nets import TOYS, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.test_surgery import random_drop
-from yolo_slim.pruning import PruningPlan, apply_plan, make_plan, trace
+from yolo_slim.pruning import PruningPlan, apply_plan, compose, make_plan, trace
 
 
 def toy(name: str):
@@ -79,6 +79,68 @@ def test_a_loaded_plan_prunes_another_copy_without_a_trace(tmp_path):
     apply_plan(other, PruningPlan.load(tmp_path / "plan.yaml"))
     for run in passes:
         assert all(torch.equal(a, b) for a, b in zip(run(model), run(other), strict=True))
+
+
+def test_a_plan_that_does_not_fit_names_the_module_and_both_sizes_and_touches_nothing():
+    _, graph = toy("split")
+    plan = make_plan(graph, drop(graph, b1=[1, 4], b2=[3]))
+    model = toy("split")[0]
+    model.head = torch.nn.Conv2d(11, 2, 3, padding=1).double()
+    before = copy.deepcopy(model)
+    with pytest.raises(ValueError, match=r"head.weight has shape \(2, 11, 3, 3\), the plan expects 12 at axis 1"):
+        apply_plan(model, plan)
+    assert model.c == before.c
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [t.name for t in TOYS if any(c.islower() for g in t.groups.values() for c in g)])
+def test_a_composed_plan_does_what_both_do_one_after_the_other(name):
+    model, graph = toy(name)
+    at_once = copy.deepcopy(model)
+    first = make_plan(graph, random_drop(graph, 0.3, 0, min_channels=1))
+    apply_plan(model, first)
+    passes = graph.passes
+    graph = trace(model, passes=passes)
+    second = make_plan(graph, random_drop(graph, 0.4, 1, min_channels=1))
+    apply_plan(model, second)
+    apply_plan(at_once, compose(first, second))
+    assert_same(model, at_once, passes)
+
+
+@torch.no_grad()
+def test_a_composed_plan_of_a_detector():
+    model, passes = yolo(), yolo_passes()
+    at_once, plans = copy.deepcopy(model), []
+    for seed in range(3):
+        graph = trace(model, passes=passes)
+        plans.append(make_plan(graph, random_drop(graph, 0.3, seed)))
+        apply_plan(model, plans[-1])
+    apply_plan(at_once, compose(compose(plans[0], plans[1]), plans[2]))
+    assert_same(model, at_once, passes)
+    assert compose(plans[0], compose(plans[1], plans[2])) == compose(compose(plans[0], plans[1]), plans[2])
+
+
+def assert_same(first, second, passes):
+    states = first.state_dict(), second.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+    for run in passes:
+        outputs = [run(model) for model in (first, second)]
+        outputs = [[o] if isinstance(o, torch.Tensor) else o for o in outputs]
+        assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+
+
+def test_plans_that_do_not_follow_each_other():
+    first = PruningPlan({"c": {"out": [0, 2, 5]}}, {"c": {"out": 6}}, {"m": {"c": 3}})
+    second = PruningPlan({"c": {"out": [1, 2]}, "d": {"in": [0]}}, {"c": {"out": 3}, "d": {"in": 2}}, {"m": {"c": 2}})
+    assert compose(first, second).to_dict() == {
+        "modules": {"c": {"out": {"size": 6, "keep": [2, 5]}}, "d": {"in": {"size": 2, "keep": [0]}}},
+        "attributes": {"m": {"c": 2}},
+    }
+    assert first.entries == {"c": {"out": [0, 2, 5]}}
+    with pytest.raises(ValueError, match="c, side 'out': the first leaves 2 channels, the second expects 6"):
+        compose(second, first)
 
 
 def test_nothing_dropped_is_an_empty_plan():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -23,6 +24,12 @@ def tag(value, used, source=None):
         (lambda n: 17 // n, 2),
         (lambda n: n % 3, 2),
         (lambda n: -n, -8),
+        (lambda n: n >> 1, 4),
+        (lambda n: n & 12, 8),
+        (lambda n: 1 << n, 256),
+        (lambda n: abs(n), 8),
+        (lambda n: round(n), 8),
+        (lambda n: math.ceil(n), 8),
     ],
 )
 def test_integer_arithmetic_is_followed_but_no_longer_exact(operation, value):
@@ -40,6 +47,9 @@ def test_integer_arithmetic_is_followed_but_no_longer_exact(operation, value):
         (lambda n: 2**n, 256),
         (lambda n: n + 0.5, 8.5),
         (lambda n: float(n), 8.0),
+        (lambda n: int(n), 8),
+        (lambda n: hash(n), 8),
+        (lambda n: n.bit_length(), 4),
         (lambda n: n == 8, True),
         (lambda n: n == 7, False),
         (lambda n: n != 8, False),

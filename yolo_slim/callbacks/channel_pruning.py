@@ -14,27 +14,54 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.optim import Optimizer
 
-from yolo_slim.callbacks.target import find_target, trace_target
-from yolo_slim.pruning import PruningReport, Selection, prune, store_structure
+from yolo_slim.callbacks.target import example_inputs, find_target, make_selection, trace_target
+from yolo_slim.pruning import (
+    ChannelGraph,
+    Importance,
+    PruningReport,
+    Selection,
+    Taylor,
+    importance_scores,
+    prune,
+    store_structure,
+)
+from yolo_slim.pruning.prune import COMPENSATIONS
 
 
-def prune_module(pl_module: LightningModule, selection: Selection, target: str | None = None) -> PruningReport:
+def prune_module(
+    pl_module: LightningModule,
+    selection: Selection,
+    target: str | None = None,
+    importance: Importance | None = None,
+    taylor: Taylor | None = None,
+    compensation: str = "none",
+    graph: ChannelGraph | None = None,
+) -> PruningReport:
     """Prunes the target of a LightningModule in place and keeps the new structure in its hyper-parameters.
 
     Args:
         pl_module: The module; gets smaller.
         selection: Which channels go.
         target: Path of the submodule; by default ``pl_module.pruning_target`` or the whole module.
+        importance: How channels are scored; by default by |gamma|.
+        taylor: Has observed gradients of the target, for ``Importance("taylor")``.
+        compensation: "none", "fold" or "exact", see :func:`yolo_slim.pruning.prune`.
+        graph: The channel graph of the target where it is known; by default it is traced.
 
     Returns:
         What was asked and what was done.
 
     Raises:
-        ValueError: If an ``ignore`` pattern matches nothing.
+        ValueError: If a pattern matches nothing, or a budget cannot be reached.
         RuntimeError: If the pruned module does not compute what it should; it is untouched then.
     """
-    report = prune(find_target(pl_module, target), trace_target(pl_module, target), selection)
+    model = find_target(pl_module, target)
+    graph = trace_target(pl_module, target) if graph is None else graph
+    scores = importance_scores(model, graph, importance or Importance(), taylor)
+    given = example_inputs(pl_module) if selection.budgets or selection.per != "channel" else None
+    report = prune(model, graph, selection, scores, example_inputs=given, compensation=compensation)
     store_structure(pl_module, report.structure)
     return report
 
@@ -94,6 +121,12 @@ class ChannelPruning(Callback):
         min_channels: Channels that every layer keeps, at least 1.
         shortcuts: ``couple`` prunes residual channels together, ``spare`` leaves them alone.
         ignore: Patterns of module names (``fnmatch``) that are left alone.
+        selection: Everything a :class:`yolo_slim.pruning.Selection` can ask for, such as a budget, in place of the
+            four arguments above.
+        importance: How channels are scored; by default by |gamma|. ``Importance("taylor")`` takes the gradients of
+            the fit's last epoch.
+        compensation: What becomes of the constants that channels with a small gamma pass on: "none", "fold" or
+            "exact", see :func:`yolo_slim.pruning.prune`.
         target: Path of the submodule; by default ``pl_module.pruning_target`` or the whole module.
         dirpath: Folder of the files; by default the Trainer's ``default_root_dir``.
 
@@ -107,36 +140,60 @@ class ChannelPruning(Callback):
         min_channels: int = 8,
         shortcuts: Literal["couple", "spare"] = "couple",
         ignore: Sequence[str] = (),
+        selection: Selection | None = None,
+        importance: Importance | None = None,
+        compensation: Literal["none", "fold", "exact"] = "none",
         target: str | None = None,
         dirpath: str | None = None,
     ) -> None:
-        try:
-            self.selection = Selection(
-                ratio=ratio, min_channels=min_channels, shortcuts=shortcuts, ignore=tuple(ignore)
-            )
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
+        if compensation not in COMPENSATIONS:
+            raise MisconfigurationException(f"compensation={compensation!r}: expected one of {COMPENSATIONS}")
+        self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
+        self.importance = importance or Importance()
+        self.compensation = compensation
         self.target = target
         self.dirpath = dirpath
         self.report: PruningReport | None = None
+        self._graph: ChannelGraph | None = None
+        self._taylor: Taylor | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds out before the fit, not after it, whether the prune can be done."""
-        self.report = None
+        self.report = self._taylor = None
+        self._graph = graph = trace_target(pl_module, self.target)
+        needs_example = bool(self.selection.budgets) or self.selection.per != "channel"
+        if needs_example and example_inputs(pl_module) is None:
+            raise MisconfigurationException(
+                f"{self.selection} needs an input to count operations for; set self.example_input_array of "
+                f"{type(pl_module).__name__} to one of the size that it will be used with"
+            )
         try:
-            trace_target(pl_module, self.target).prunable_gammas(self.selection.shortcuts, self.selection.ignore)
+            graph.prunable_layers(self.selection.shortcuts, self.selection.ignore)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the gradients of earlier epochs: any epoch may be the last."""
+        if self.importance.kind == "taylor" and self._graph is not None:
+            self._taylor = Taylor(find_target(pl_module, self.target), self._graph)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Observes the complete gradients of a step, where they are asked for."""
+        if self._taylor is not None:
+            self._taylor.observe()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prunes; averaging callbacks have put their weights into the module by now."""
         if trainer.interrupted:
             rank_zero_info("ChannelPruning: the fit was interrupted, nothing is pruned.")
             return
-        self.report = prune_module(pl_module, self.selection, self.target)
+        self.report = prune_module(
+            pl_module, self.selection, self.target, self.importance, self._taylor, self.compensation, self._graph
+        )
+        self._graph = self._taylor = None
         before, after = self.report.parameters_before, self.report.parameters_after
         message = f"ChannelPruning: {self.report.reached:.1%} of the prunable channels removed"
-        message += f" ({self.selection.ratio:.1%} asked), {before / 1e6:.3f} M -> {after / 1e6:.3f} M parameters"
+        message += f" ({self.report.request} asked), {before / 1e6:.3f} M -> {after / 1e6:.3f} M parameters"
         if trainer.is_global_zero:
             path = save_slim(pl_module, self.report, self.dirpath or trainer.default_root_dir)
             message += f"; saved {path}"

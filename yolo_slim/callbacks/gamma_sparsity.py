@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from yolo_slim.callbacks.target import find_target, trace_target
+from yolo_slim.callbacks.target import find_target, make_selection, trace_target
 from yolo_slim.pruning import Selection
 from yolo_slim.pruning.penalty import SMALL_GAMMA, Growing, Subgradient, gamma_magnitudes, strength_at
 
@@ -49,6 +49,8 @@ class GammaSparsity(Callback):
         min_channels: Channels that every layer keeps, at least 1 (``growing`` only).
         shortcuts: ``couple`` penalises residual channels too, ``spare`` leaves them alone.
         ignore: Patterns of module names (``fnmatch``) that are left alone.
+        selection: What the prune will be asked for, in place of the four arguments above; ``growing`` cannot work
+            towards a budget.
         target: Path of the submodule to make sparse; by default ``pl_module.pruning_target`` or the whole module.
 
     Raises:
@@ -65,6 +67,7 @@ class GammaSparsity(Callback):
         min_channels: int = 8,
         shortcuts: Literal["couple", "spare"] = "couple",
         ignore: Sequence[str] = (),
+        selection: Selection | None = None,
         target: str | None = None,
     ) -> None:
         if penalty not in ("subgradient", "growing"):
@@ -73,12 +76,7 @@ class GammaSparsity(Callback):
             raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0")
         if not 0 <= final_fraction <= 1:
             raise MisconfigurationException(f"final_fraction={final_fraction} is out of range; expected 0 to 1")
-        try:
-            self.selection = Selection(
-                ratio=ratio, min_channels=min_channels, shortcuts=shortcuts, ignore=tuple(ignore)
-            )
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
+        self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
         self.penalty = penalty
         self.strength = strength
         self.final_fraction = final_fraction
@@ -137,7 +135,10 @@ class GammaSparsity(Callback):
             self._subgradient = Subgradient(model, graph, self.selection)
             how = f"L1 of strength {self.strength:g}, falling to {self.final_fraction:.0%} of it"
         else:
-            self._growing = Growing(model, graph, self.selection)
+            try:
+                self._growing = Growing(model, graph, self.selection)
+            except ValueError as error:
+                raise MisconfigurationException(str(error)) from error
             if self._resumed is not None:
                 self._growing.load_state_dict(self._resumed["growing"])
                 self._epoch_steps = self._resumed["epoch_steps"]

@@ -1,8 +1,9 @@
-"""Which part of a LightningModule is made sparse and pruned, and its channel graph."""
+"""Which part of a LightningModule is made sparse and pruned, its channel graph, and which channels go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
-from yolo_slim.pruning import ChannelGraph, trace
+from yolo_slim.pruning import ChannelGraph, Selection, trace
 
 
 def find_target(pl_module: nn.Module, target: str | None) -> nn.Module:
@@ -41,11 +42,36 @@ def trace_target(pl_module: LightningModule, target: str | None) -> ChannelGraph
     own: Callable[[], ChannelGraph] | None = getattr(pl_module, "trace_channels", None)  # type: ignore[assignment]
     if target is None and own is not None:
         return own()
-    example = pl_module.example_input_array
+    example = example_inputs(pl_module)
     if example is None:
         raise MisconfigurationException(
             f"{type(pl_module).__name__} has no example_input_array to trace its channels with; "
             "set self.example_input_array = torch.rand(1, 3, height, width) in its __init__"
         )
-    example = tree_map_only(torch.Tensor, lambda t: t.to(pl_module.device), example)
     return trace(find_target(pl_module, target), example)
+
+
+def example_inputs(pl_module: LightningModule) -> Any:
+    """Inputs of the size that operations are counted for, on the module's device; None where it names none.
+
+    A module whose network takes other inputs than its own ``example_input_array`` offers ``pruning_example``.
+    """
+    example = getattr(pl_module, "pruning_example", None)
+    example = pl_module.example_input_array if example is None else example
+    return tree_map_only(torch.Tensor, lambda t: t.to(pl_module.device), example)
+
+
+def make_selection(
+    selection: Selection | None, ratio: float, min_channels: int, shortcuts: str, ignore: Sequence[str]
+) -> Selection:
+    """The selection of a callback: given as a whole, or by the arguments that most users need.
+
+    Raises:
+        MisconfigurationException: If a value is out of range.
+    """
+    if selection is not None:
+        return selection
+    try:
+        return Selection(ratio, min_channels=min_channels, shortcuts=shortcuts, ignore=tuple(ignore))
+    except ValueError as error:
+        raise MisconfigurationException(str(error)) from error

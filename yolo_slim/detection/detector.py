@@ -85,6 +85,11 @@ class YOLODetector(LightningModule):
         outputs = self.net(images)
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
+    @property
+    def pruning_example(self) -> Tensor:
+        """An image batch of the size that the network is used with, for counting operations."""
+        return torch.zeros(1, 3, self.hparams["imgsz"], self.hparams["imgsz"], device=self.device)
+
     def trace_channels(self) -> ChannelGraph:
         """The channel graph of the network, for pruning and sparsity."""
         return trace_network(self.net)
@@ -172,6 +177,10 @@ class YOLODetector(LightningModule):
         # DDP's by the ranks. What is left is a plain sum over images, whatever the split.
         undone = target_scores.clamp(min=1) / images * self.trainer.accumulate_grad_batches * self.trainer.world_size
         return loss.sum() * undone
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
+        return self._compute_loss(self.net(batch["img"]), batch)[0].sum()
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""

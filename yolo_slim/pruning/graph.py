@@ -259,7 +259,9 @@ def _outputs(model: nn.Module, axes: dict[str, dict[int, Tensor]]) -> Iterator[t
     for name, module in model.named_modules():
         key = f"{name}.weight" if name else "weight"
         if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes:
-            yield name, axes[key][(sides_of(module) or {})["weight"].index("out")]
+            axis = 0 if is_depthwise(module) else (sides_of(module) or {})["weight"].index("out")
+            if axis in axes[key]:
+                yield name, axes[key][axis]
 
 
 def _check_cover(name: str, module: nn.Module, key: str, tensor: Tensor, axes: dict[int, Tensor]) -> None:

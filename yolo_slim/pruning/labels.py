@@ -62,6 +62,17 @@ def leaves(values: Any) -> Iterator[Any]:
         yield values
 
 
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors in a nest, as :func:`leaves` finds them."""
+    found: list[Tensor] = []
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list, dict)):
+            found += tensors_in(value)
+    return found
+
+
 def words(text: str) -> list[str]:
     """The words of a text, for tables of operations."""
     return text.split()

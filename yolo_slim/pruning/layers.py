@@ -96,8 +96,8 @@ def install(model: nn.Module, new: Mapping[int, Tensor]) -> list[nn.Module]:
     for module in model.modules():
         for table in (module._parameters, module._buffers):
             found = {name: new[id(tensor)] for name, tensor in table.items() if id(tensor) in new}
-            table.update(found)  # type: ignore[arg-type]
-            if found:
+            if found:  # the tables of a scripted module cannot be updated, and none of its tensors is ever replaced
+                table.update(found)  # type: ignore[arg-type]
                 changed.append(module)
     return changed
 

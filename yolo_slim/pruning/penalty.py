@@ -6,7 +6,6 @@ gradients of a step are complete, and that a step was taken.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor, nn
 
 from yolo_slim.pruning.graph import ChannelGraph
 from yolo_slim.pruning.importance import reduce_to_groups
-from yolo_slim.pruning.selection import Selection, select
+from yolo_slim.pruning.select import select
+from yolo_slim.pruning.selection import Selection
+from yolo_slim.pruning.taylor import gamma_terms
 
 
 def strength_at(epoch: int, epochs: int, strength: float, final_fraction: float = 0.1) -> float:
@@ -106,7 +107,10 @@ class Growing:
     Args:
         model: The module that is made sparse.
         graph: Its channel graph.
-        selection: What the prune will be asked for.
+        selection: What the prune will be asked for; all its ratios grow.
+
+    Raises:
+        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
     """
 
     #: What is left of a newly chosen gamma after one epoch of shrinking.
@@ -115,6 +119,9 @@ class Growing:
     TAYLOR_UPDATE = 0.1
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
+        if selection.budgets or selection.per != "channel":
+            given = ", ".join(selection.budgets) or f"per={selection.per!r}"
+            raise ValueError(f"growing needs a ratio and per='channel', got {given}; say how much to drop by ratio")
         self.graph = graph
         self.selection = selection
         self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)
@@ -128,12 +135,7 @@ class Growing:
     @torch.no_grad()
     def observe_gradients(self) -> None:
         """Updates the running importance from the complete gradients of one optimizer step."""
-        terms = [torch.zeros_like(norm.weight) for norm in self._norms]
-        for term, norm in zip(terms, self._norms, strict=True):
-            for parameter in (norm.weight, norm.bias):
-                if parameter is not None and parameter.grad is not None:
-                    term.addcmul_(parameter, parameter.grad)
-        squares = list(torch._foreach_mul(terms, terms))
+        squares = gamma_terms(self._norms)
         if self._taylor:
             torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
         else:
@@ -151,14 +153,14 @@ class Growing:
             The share of the prunable channels that is chosen, in [0, 1).
         """
         before = self.chosen
-        ratio = growing_ratio(epoch, epochs, self.selection.ratio)
+        selection = self.selection.scaled(growing_ratio(epoch, epochs, 1.0))
         reached = 0.0
-        if ratio > 0 and self._taylor:
+        if any([selection.ratio, *dict(selection.ratio_list).values()]) and self._taylor:
             per_gamma = {g.module: t.double().cpu() for g, t in zip(self._gammas, self._taylor, strict=True)}
             scores = reduce_to_groups(self.graph, per_gamma, reduction="sum")
             # What is already zero stays chosen: its importance is zero, and floors are filled from the others first.
             scores[before] = -1.0
-            selected = select(self.graph, scores, replace(self.selection, ratio=ratio))
+            selected = select(self.graph, scores, selection)
             self.chosen, reached = selected.dropped.cpu(), selected.reached
         shrink = self.EPOCH_FACTOR ** (1 / max(1, steps))
         per_group = torch.ones(self.graph.num_groups)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class PruningPlan:
                 size = self.sizes.get(module, {}).get(side)
                 if not isinstance(size, int) or not _is_count(size):
                     raise ValueError(f"plan: {module!r}, side {side!r}: size is {size!r}, expected a positive integer")
-                if not isinstance(keep, list) or not keep or any(type(index) is not int for index in keep):
+                if not isinstance(keep, list) or set(map(type, keep)) != {int}:
                     raise ValueError(f"plan: {module!r}, side {side!r}: keep must be a non-empty list of integers")
                 if keep != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= size:
                     raise ValueError(f"plan: {module!r}, side {side!r}: keep must ascend within 0..{size - 1}")
@@ -104,10 +105,15 @@ def make_plan(graph: ChannelGraph, dropped: Tensor) -> PruningPlan:
         )
     entries: dict[str, dict[str, list[int]]] = {}
     sizes: dict[str, dict[str, int]] = {}
+    known: dict[bytes, list[int]] = {}  # a layer's tensors and its neighbours have the same groups
+    kept = (~dropped).numpy()
     for tensor, axes in graph.axes.items():
         module = tensor.rpartition(".")[0]
         for axis, groups in axes.items():
-            side, keep = graph.sides[tensor][axis], (~dropped[groups]).nonzero().flatten().tolist()
+            side, key = graph.sides[tensor][axis], groups.numpy().tobytes()
+            if key not in known:
+                known[key] = np.flatnonzero(kept[groups.numpy()]).tolist()
+            keep = known[key]
             if not keep:
                 raise ValueError(f"{module}: side {side!r} would lose all its {len(groups)} channels")
             if len(keep) < len(groups):
@@ -115,15 +121,48 @@ def make_plan(graph: ChannelGraph, dropped: Tensor) -> PruningPlan:
                     raise AssertionError(f"{module}: the tensors of side {side!r} disagree about the channels to keep")
                 sizes.setdefault(module, {})[side] = len(groups)
     for parts in graph.equal_counts:
-        kept = [int((~dropped[part]).sum()) for part in parts]
-        if len(set(kept)) > 1:
-            raise ValueError(f"parts that must keep the same number of channels would keep {kept}")
+        counts = [int(kept[part.numpy()].sum()) for part in parts]
+        if len(set(counts)) > 1:
+            raise ValueError(f"parts that must keep the same number of channels would keep {counts}")
     attributes: dict[str, dict[str, int]] = {}
     for attribute in graph.attributes:
-        count = int((~dropped[attribute.groups]).sum())
+        count = int(kept[attribute.groups.numpy()].sum())
         if count < len(attribute.groups):
             name = attribute.name if attribute.index is None else f"{attribute.name}.{attribute.index}"
             attributes.setdefault(attribute.module, {})[name] = count
+    return PruningPlan(entries, sizes, attributes)
+
+
+def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
+    """The plan that does the work of two at once, on the model that the first one is for.
+
+    The kinds of layers must stay: where the first plan leaves a grouped convolution one input channel per group, it is
+    depthwise for the second one, which may then remove groups; at once that cannot be done.
+
+    Args:
+        first: a plan for the model.
+        second: a plan for the model that the first one leaves.
+
+    Raises:
+        ValueError: if the second plan expects another number of channels than the first one leaves.
+    """
+    entries = {module: dict(sides) for module, sides in first.entries.items()}
+    sizes = {module: dict(sides) for module, sides in first.sizes.items()}
+    for module, sides in second.entries.items():
+        for side, keep in sides.items():
+            size, left = second.sizes[module][side], entries.setdefault(module, {}).get(side)
+            if left is None:
+                entries[module][side] = list(keep)
+                sizes.setdefault(module, {})[side] = size
+                continue
+            if len(left) != size:
+                raise ValueError(
+                    f"plans do not follow each other: {module}, side {side!r}: the first leaves {len(left)} channels,"
+                    f" the second expects {size}"
+                )
+            entries[module][side] = [left[index] for index in keep]
+    modules = {*first.attributes, *second.attributes}
+    attributes = {m: {**first.attributes.get(m, {}), **second.attributes.get(m, {})} for m in sorted(modules)}
     return PruningPlan(entries, sizes, attributes)
 
 

@@ -14,10 +14,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_slim.pruning.labels import leaves
-from yolo_slim.pruning.latency import latency, positional
+from yolo_slim.pruning.latency import positional
 from yolo_slim.pruning.restored import restored
-
-__all__ = ["LayerProfile", "Profile", "latency", "profile"]
 
 
 @dataclass(frozen=True)

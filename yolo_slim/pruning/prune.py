@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.pruning.graph import ChannelGraph, Fixed, Pass
+from yolo_slim.pruning.compensation import Compensated, compensate
+from yolo_slim.pruning.cost import CostModel
+from yolo_slim.pruning.graph import ChannelGraph, Fixed
 from yolo_slim.pruning.importance import gamma_importance
-from yolo_slim.pruning.labels import leaves
+from yolo_slim.pruning.latency import latency
 from yolo_slim.pruning.plan import PruningPlan, make_plan
-from yolo_slim.pruning.restored import restored
-from yolo_slim.pruning.selection import Selection, select
-from yolo_slim.pruning.silence import silence
+from yolo_slim.pruning.select import select
+from yolo_slim.pruning.selection import Selection
 from yolo_slim.pruning.structure import Structure, structure_of
 from yolo_slim.pruning.surgery import apply_plan
+from yolo_slim.pruning.verify import TOLERANCE, verify
 
-TOLERANCE = 1e-4  # float32: a right plan stays below 1e-5, a wrong channel shows at 5e-4 and above
+COMPENSATIONS = ("none", "fold", "exact")
 
 
 @dataclass(frozen=True)
@@ -40,35 +41,58 @@ class PruningReport:
     Attributes:
         plan: the channels that stay.
         structure: the sizes of the smaller model's layers, for its checkpoints.
-        layers: channels of every BatchNorm layer before and after.
-        asked: the ratio that was asked for.
+        layers: channels of every layer before and after, except of those that may lose none and have no gamma.
+        request: what was asked for, in words.
+        asked: the ratio that was asked for; where a budget was given, the one it took.
         reached: the ratio that was reached.
         threshold: highest score of a dropped group.
-        held: BatchNorm layer -> channels that were kept by ``min_channels`` alone.
+        held: layer -> channels that score below the threshold and are kept by ``min_channels`` alone.
+        bound: layer -> channels that are kept because parts must stay equal, or by ``round_to``.
+        kept_below: number of channels that score below the threshold and are kept: what these rules cost.
         error: largest difference to the dense model without the dropped channels, relative to its largest output.
+        compensation: what was done with the constants of the dropped channels; None where nothing was.
         parameters_before: elements of all parameters of the dense model.
         parameters_after: elements of all parameters of the smaller model.
+        flops_before: operations of a forward of the dense model, None where no example inputs were given.
+        flops_after: the same of the smaller model.
+        latency_ms: of a forward of the smaller model, None without a budget for it.
         fixed: why channels may not be dropped.
     """
 
     plan: PruningPlan
     structure: Structure
     layers: list[LayerChange]
+    request: str
     asked: float
     reached: float
     threshold: float
     held: dict[str, int]
+    bound: dict[str, int]
+    kept_below: int
     error: float
+    compensation: Compensated | None
     parameters_before: int
     parameters_after: int
+    flops_before: int | None
+    flops_after: int | None
+    latency_ms: float | None
     fixed: list[Fixed]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a YAML or JSON file or a checkpoint."""
-        return {**asdict(self), "plan": self.plan.to_dict()}
+        done = self.compensation and {k: v for k, v in vars(self.compensation).items() if k != "dropped"}
+        return {**asdict(replace(self, compensation=None)), "plan": self.plan.to_dict(), "compensation": done}
 
 
-def prune(model: nn.Module, graph: ChannelGraph, selection: Selection, scores: Tensor | None = None) -> PruningReport:
+def prune(
+    model: nn.Module,
+    graph: ChannelGraph,
+    selection: Selection,
+    scores: Tensor | None = None,
+    *,
+    example_inputs: Any = None,
+    compensation: str = "none",
+) -> PruningReport:
     """Removes the channels that matter least, in place, once a copy has proved that nothing else changes.
 
     Args:
@@ -76,79 +100,78 @@ def prune(model: nn.Module, graph: ChannelGraph, selection: Selection, scores: T
         graph: its channel graph, traced on the model or on a copy of it.
         selection: what to drop.
         scores: (num_groups,), higher = keep; default: the mean |gamma| of a group.
+        example_inputs: a tensor, or a tuple of positional arguments, of the size that operations are counted and
+            forwards are timed for; needed by budgets and by ``per``.
+        compensation: what becomes of the constants that dropped channels with a gamma near zero pass on: "none"
+            forgets them, "fold" gives them to the layers that read them, "exact" does so at zero-padded borders too,
+            where some dead channels stay for it; see :func:`compensate`.
 
     Returns:
         A report of what was done.
 
     Raises:
         ValueError: if the selection, scores or graph do not fit the model, or its weights are half precision.
-        RuntimeError: if the smaller model's outputs differ from the dense model's with the gammas and betas of the
-            dropped channels at zero. In every case of an error the model is untouched.
+        RuntimeError: if the smaller model's outputs differ from the dense model's with the dropped channels at zero.
+            In every case of an error the model is untouched.
     """
     for name, parameter in model.named_parameters():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
-    selected = select(graph, gamma_importance(model, graph) if scores is None else scores, selection)
-    plan = make_plan(graph, selected.dropped)
-    error = verify(model, graph, selected.dropped, plan)
+    if compensation not in COMPENSATIONS:
+        raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(COMPENSATIONS)}")
+    cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
+    scores = gamma_importance(model, graph) if scores is None else scores
+    selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
+    dropped, compensated, dense = selected.dropped, None, model
+    if compensation != "none":
+        dense = copy.deepcopy(model)
+        compensated = compensate(dense, graph, dropped, exact=compensation == "exact")
+        dropped = compensated.dropped
+    plan = make_plan(graph, dropped)
+    error = verify(model, graph, dropped, plan)
     if not error < TOLERANCE:
         raise RuntimeError(
             f"the pruned model differs from the dense one without the dropped channels by {error:.1e} (allowed:"
             f" {TOLERANCE:.0e}); the model is untouched. Ignore the layers in doubt, or report the model as a bug"
         )
-    layers = [LayerChange(name, len(g), int((~selected.dropped[g]).sum())) for name, g in graph.gammas.items()]
+    layers = [
+        LayerChange(name, len(groups), int((~dropped[groups]).sum()))
+        for name, groups in graph.layers.items()
+        if name in graph.gammas or not graph.fixed[groups].all()
+    ]
     before = sum(parameter.numel() for parameter in model.parameters())
     attributes = sorted({f"{a.module}:{a.name}" for a in graph.attributes})
+    if dense is not model:
+        model.load_state_dict(dense.state_dict())
     apply_plan(model, plan)
     return PruningReport(
         plan=plan,
         structure=structure_of(model, attributes),
         layers=layers,
+        request=selected.request,
         asked=selected.asked,
         reached=selected.reached,
         threshold=selected.threshold,
         held=selected.held,
+        bound=selected.bound,
+        kept_below=selected.kept_below,
         error=error,
+        compensation=compensated,
         parameters_before=before,
         parameters_after=sum(parameter.numel() for parameter in model.parameters()),
+        flops_before=None if cost is None else cost.flops(torch.zeros_like(dropped)),
+        flops_after=None if cost is None else cost.flops(dropped),
+        latency_ms=selected.latency_ms,
         fixed=graph.reasons,
     )
 
 
-def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: PruningPlan) -> float:
-    """Compares copies of the model in the graph's first pass: dropped channels silenced, and removed.
+def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> Callable[[Tensor], float] | None:
+    """Times a copy of the model without given groups, in milliseconds; None without inputs to time it with."""
 
-    Returns:
-        The largest absolute difference of an output, relative to the largest absolute value of that output; inf where
-        the smaller model fails to run or returns other shapes.
-    """
-    dense, slim = copy.deepcopy(model), copy.deepcopy(model)
-    silence(dense, graph, dropped)
-    apply_plan(slim, plan)
-    expected = _outputs(dense, graph.passes[0])
-    try:
-        found = _outputs(slim, graph.passes[0])
-    except (RuntimeError, ValueError, IndexError):
-        return float("inf")
-    if [t.shape for t in found] != [t.shape for t in expected]:
-        return float("inf")
-    errors = [float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in zip(found, expected, strict=True)]
-    return max(errors, default=0.0) if all(error == error for error in errors) else float("inf")
+    def measure(dropped: Tensor) -> float:
+        slim = copy.deepcopy(model)
+        apply_plan(slim, make_plan(graph, dropped))
+        return 1000 * latency(slim, example_inputs)
 
-
-def _outputs(model: nn.Module, run: Pass) -> list[Tensor]:
-    with restored(model), torch.random.fork_rng(devices=[]), torch.no_grad(), _full_precision(model):
-        return [t.clone() for t in leaves(run(model)) if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]
-
-
-@contextmanager
-def _full_precision(model: nn.Module) -> Iterator[None]:
-    """Without autocast and TF32, whose rounding would hide or feign a wrong channel."""
-    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    allow_tf32 = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+    return None if example_inputs is None else measure

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-_TABLES = ("_parameters", "_buffers", "_modules")
+_CONTAINERS = (list, dict, set, OrderedDict)
 
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Gives back, whatever happens inside: modes, attributes, buffers, parameters' identity and requires_grad.
 
-    Values inside a container attribute (a list that ``forward`` appends to) are not copied.
+    A list, dictionary or set that is an attribute gets its items back, but not what these hold in turn.
     """
     modules = list(model.modules())
     attributes = [dict(vars(m)) for m in modules]
-    tables = [{name: dict(vars(m)[name]) for name in _TABLES} for m in modules]
-    buffers = [(b, b.clone()) for table in tables for b in table["_buffers"].values() if b is not None]
-    flags = [(p, p.requires_grad) for table in tables for p in table["_parameters"].values() if p is not None]
+    containers = [(v, copy.copy(v)) for values in attributes for v in values.values() if type(v) in _CONTAINERS]
+    buffers = [(b, b.clone()) for m in modules for b in m._buffers.values() if b is not None]
+    flags = [(p, p.requires_grad) for m in modules for p in m._parameters.values() if p is not None]
     try:
         yield
     finally:
-        for module, values, table in zip(modules, attributes, tables, strict=True):
+        for module, values in zip(modules, attributes, strict=True):
             vars(module).clear()
             vars(module).update(values)
-            for name, entries in table.items():
-                vars(module)[name].clear()
-                vars(module)[name].update(entries)
+        for container, items in containers:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(items)
         with torch.no_grad():
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from yolo_slim.pruning.labels import Call, words
 from yolo_slim.pruning.rules_arithmetic import ARITHMETIC
+from yolo_slim.pruning.rules_axes import AXES
 from yolo_slim.pruning.rules_layers import LAYERS
+from yolo_slim.pruning.rules_regions import NEW_TENSORS, REGIONS
 from yolo_slim.pruning.rules_shape import SHAPES
 
 if TYPE_CHECKING:
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 
 Rule = Callable[["Tracer", Call], None]
 
-RULES: dict[str, Rule] = {**LAYERS, **ARITHMETIC, **SHAPES}
+RULES: dict[str, Rule] = {**LAYERS, **ARITHMETIC, **AXES, **SHAPES, **REGIONS}
+
+# They may take a size from channels without taking a tensor.
+SIZED = frozenset(NEW_TENSORS)
 
 # Questions to a tensor whose answer does not depend on its channels.
 NEUTRAL = frozenset(
@@ -23,8 +28,7 @@ NEUTRAL = frozenset(
         """
         dim ndim ndimension dtype device layout names grad grad_fn is_leaf requires_grad set_requires_grad
         get_device is_cuda is_cpu is_mps is_meta is_quantized is_sparse is_nested is_complex is_floating_point
-        is_signed is_inference is_contiguous element_size itemsize hash repr format storage_offset stride
-        _version
+        is_signed is_inference is_contiguous element_size itemsize hash repr format _version
         """
     )
 )

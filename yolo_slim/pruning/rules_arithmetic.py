@@ -39,17 +39,20 @@ POOLS = [f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive
 
 def keep(tracer: Tracer, call: Call) -> None:
     """Passes the channels on; zero stays zero."""
+    tracer.use_all((call.args[1:], call.kwargs))
     if call.result is not call.input:
         tracer.label(call.result, tracer.axes(call.input))
 
 
 def keep_nonzero(tracer: Tracer, call: Call) -> None:
     """Passes the channels on; zero becomes something else."""
+    tracer.use_all((call.args[1:], call.kwargs))
     tracer.label(call.result, _nonzero(tracer.axes(call.input)))
 
 
 def clamp(tracer: Tracer, call: Call) -> None:
     """Cuts off at two numbers, which hardtanh sets to -1 and 1."""
+    tracer.use_all((call.args[1:], call.kwargs))
     edge = 1 if call.name == "hardtanh" else None
     low = call.get(1, "min", "min_val", default=edge and -edge)
     high = call.get(2, "max", "max_val", default=edge)
@@ -63,6 +66,7 @@ def clamp(tracer: Tracer, call: Call) -> None:
 def power(tracer: Tracer, call: Call) -> None:
     """A power with a positive exponent keeps zero."""
     exponent = call.get(1, "exponent")
+    tracer.use(exponent)
     if not isinstance(exponent, (int, float)) or exponent <= 0:
         raise Unsupported("exponent that is not a positive number")
     tracer.label(call.result, tracer.axes(call.input))
@@ -73,13 +77,14 @@ def binary(tracer: Tracer, call: Call) -> None:
     if call.kwargs.get("out") is not None:
         raise Unsupported("writes into out=")
     operands = [call.get(0, "input", "self"), call.get(1, "other", "value")]
-    tracer.use_all(operands)
+    tracer.use_all((operands, call.kwargs))
     tensors = [o for o in operands if isinstance(o, Tensor)]
     if call.name in QUOTIENTS and (
         operands[0] is not tensors[0] or (len(tensors) == 2 and any(a is not None for a in tracer.axes(tensors[1])))
     ):
         raise Unsupported("divides by channels")
     maps = len(tensors) == 2 and all(t.shape == call.result.shape and id(t) not in tracer.owned for t in tensors)
+    adds_nothing = any(type(o) in (int, float) and o == 0 for o in operands)
     out: Axes = []
     for i, size in enumerate(call.result.shape):
         meeting = [_aligned(tracer, t, i - call.result.dim(), size) for t in tensors]
@@ -94,7 +99,7 @@ def binary(tracer: Tracer, call: Call) -> None:
         if maps and len(labelled) == 2 and call.name in SUMS:
             tracer.residual.append(labelled[0].labels)
         zeros = [axis.zero for axis in labelled]
-        if call.name in SUMS:
+        if call.name in SUMS and not adds_nothing:
             out.append(labelled[0].with_zero(np.minimum(*zeros) if len(zeros) == 2 else Zero.NEVER))
         else:
             out.append(labelled[0].with_zero(np.maximum.reduce(zeros)))
@@ -116,19 +121,17 @@ def reduction(tracer: Tracer, call: Call) -> None:
     for d in reduced:
         tracer.fix(axes[d], "is reduced over")
     out = [None if i in reduced else axis for i, axis in enumerate(axes) if kept or i not in reduced]
-    for result in call.result if isinstance(call.result, tuple) else (call.result,):
-        tracer.label(result, out)
+    _label_values_and_places(tracer, call, out)
     return None
 
 
 def pool(tracer: Tracer, call: Call) -> None:
     """Passes on the channels, not the pixels."""
-    spatial = int(call.name[-2])
+    spatial = int(call.name.partition("pool")[2][0])
     axes = tracer.axes(call.input)
     for axis in axes[-spatial:]:
         tracer.fix(axis, "is pooled over")
-    for result in call.result if isinstance(call.result, tuple) else (call.result,):
-        tracer.label(result, axes[:-spatial] + [None] * spatial)
+    _label_values_and_places(tracer, call, axes[:-spatial] + [None] * spatial)
 
 
 def interpolate(tracer: Tracer, call: Call) -> None:
@@ -144,6 +147,14 @@ def factory(tracer: Tracer, call: Call) -> None:
     """Makes a tensor that takes only dtype and device from the first argument."""
     tracer.fix_tensors((call.args[1:], call.kwargs), "gives its values to a new tensor")
     tracer.use_all((call.args[1:], call.kwargs))
+
+
+def _label_values_and_places(tracer: Tracer, call: Call, axes: Axes) -> None:
+    """Labels a result, and the indices that come with it: the place of a maximum among zeros is any number."""
+    values, *places = call.result if isinstance(call.result, tuple) else (call.result,)
+    tracer.label(values, axes)
+    for place in places:
+        tracer.label(place, _nonzero(axes))
 
 
 def _nonzero(axes: Axes) -> Axes:
@@ -174,5 +185,5 @@ ARITHMETIC = {
     **_same(reduction, REDUCTIONS),
     **_same(pool, POOLS + [f"{name}_with_indices" for name in POOLS if "max" in name]),
     **_same(interpolate, ["interpolate", "upsample"]),
-    **_same(factory, ["new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"]),
+    **_same(factory, ["new_tensor"]),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero
 from yolo_slim.pruning.tagged_int import TaggedInt, untag
@@ -95,6 +96,20 @@ def batch_norm(tracer: Tracer, call: Call) -> None:
     tracer.label(call.result, axes)
 
 
+def mixed_norm(tracer: Tracer, call: Call) -> None:
+    """LayerNorm, RMSNorm and GroupNorm take one scale from many channels: without one of them, the others change."""
+    axes, shape = tracer.axes(call.input), call.get(1, "normalized_shape", "num_groups")
+    tracer.use_all((call.args[1:], call.kwargs))
+    first, last = (1, 2) if call.name == "group_norm" else (len(axes) - len(shape), len(axes))
+    for vector in (call.get(2, "weight", default=None), call.get(3, "bias", default=None)):
+        for i, axis in enumerate(axes[first:last]):
+            if isinstance(vector, Tensor):
+                tracer.unite(axis, tracer.own(vector, i))
+    for axis in axes[first:]:
+        tracer.fix(axis, "is normalised together with other channels")
+    tracer.label(call.result, [axis and axis.with_zero(Zero.NEVER) for axis in axes[:first]] + axes[first:])
+
+
 def prelu(tracer: Tracer, call: Call) -> None:
     """An activation with one slope per channel, or one for all."""
     axes, slope = tracer.axes(call.input), call.get(1, "weight")
@@ -108,5 +123,6 @@ LAYERS = {
     **{f"conv_transpose{n}d": transposed_convolution for n in (1, 2, 3)},
     "linear": linear,
     "batch_norm": batch_norm,
+    **dict.fromkeys(("layer_norm", "rms_norm", "group_norm"), mixed_norm),
     "prelu": prelu,
 }

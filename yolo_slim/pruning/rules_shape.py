@@ -1,13 +1,15 @@
-"""How operations that join, cut and rearrange tensors carry channels."""
+"""How operations that join, cut, pad and reshape tensors carry channels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero
-from yolo_slim.pruning.tagged_int import AttributeSource, TaggedInt, untag
+from yolo_slim.pruning.rules_reshape import flatten, view
+from yolo_slim.pruning.tagged_int import AttributeSource, DimSource, TaggedInt, untag
 
 if TYPE_CHECKING:
     from yolo_slim.pruning.tracer import Tracer
@@ -39,7 +41,7 @@ def chunk(tracer: Tracer, call: Call) -> None:
     """Cuts an axis into equal parts, which must stay equal."""
     count, dim = call.get(1, "chunks"), call.get(2, "dim", default=0) % call.input.dim()
     parts = _cut(tracer, call, dim)
-    if parts and (len({len(p.labels) for p in parts}) > 1 or len(parts) != int(count)):
+    if parts and (len({len(p.labels) for p in parts}) > 1 or len(parts) != untag(count)):
         for part in parts:
             tracer.fix(part, "is cut into unequal chunks")
     elif len(parts) > 1:
@@ -60,7 +62,7 @@ def split(tracer: Tracer, call: Call) -> None:
     else:
         # One size for all parts: the number of parts must not change with it.
         follows = isinstance(sizes, TaggedInt) and sizes.exact and isinstance(sizes.sources[0], AttributeSource)
-        if follows and all(len(p.labels) == int(sizes) for p in parts):
+        if follows and all(len(p.labels) == untag(sizes) for p in parts):
             for part in parts:
                 tracer.size_axis(sizes, part)
         else:
@@ -94,53 +96,6 @@ def getitem(tracer: Tracer, call: Call) -> None:
     tracer.label(call.result, out)
 
 
-def permute(tracer: Tracer, call: Call) -> None:
-    """Reorders the axes."""
-    axes = tracer.axes(call.input)
-    tracer.label(call.result, [axes[d] for d in call.rest(1, "dims")])
-
-
-def transpose(tracer: Tracer, call: Call) -> None:
-    """Swaps two axes, by default the last two."""
-    axes = tracer.axes(call.input)
-    first, second = call.get(1, "dim0", "axis0", default=-1), call.get(2, "dim1", "axis1", default=-2)
-    axes[first], axes[second] = axes[second], axes[first]
-    tracer.label(call.result, axes)
-
-
-def unsqueeze(tracer: Tracer, call: Call) -> None:
-    """Adds an axis."""
-    axes = tracer.axes(call.input)
-    axes.insert(call.get(1, "dim") % call.result.dim(), None)
-    tracer.label(call.result, axes)
-
-
-def squeeze(tracer: Tracer, call: Call) -> None:
-    """Removes axes of size 1; without a ``dim`` another axis that shrinks to 1 would vanish too."""
-    x, dim = call.input, call.get(1, "dim", default=None)
-    dims = range(x.dim()) if dim is None else dim if isinstance(dim, (tuple, list)) else [dim]
-    gone = {d % x.dim() for d in dims if x.shape[d] == 1}
-    axes = tracer.axes(x)
-    for d in range(x.dim()) if dim is None else gone:
-        tracer.fix(axes[d], "would vanish in squeeze() at size 1")
-    tracer.label(call.result, [axis for i, axis in enumerate(axes) if i not in gone])
-
-
-def flatten(tracer: Tracer, call: Call) -> None:
-    """Merges neighbouring axes."""
-    rank = call.input.dim()
-    first, last = call.get(1, "start_dim", default=0) % rank, call.get(2, "end_dim", default=-1) % rank
-    _reshape(tracer, call, [-1] * (rank - (last - first)))
-
-
-def view(tracer: Tracer, call: Call) -> None:
-    """Reads the same elements with another shape."""
-    sizes = call.rest(1, "shape", "size")
-    if not all(isinstance(size, int) for size in sizes):
-        raise Unsupported("reads the elements as another type")
-    _reshape(tracer, call, sizes)
-
-
 def expand(tracer: Tracer, call: Call) -> None:
     """Repeats axes of size 1."""
     x, sizes = call.input, call.rest(1, "size")
@@ -154,6 +109,16 @@ def expand(tracer: Tracer, call: Call) -> None:
         out.append(None if grows else axis)
     tracer.use_all(sizes[: len(sizes) - x.dim()])
     tracer.label(call.result, out)
+
+
+def like(tracer: Tracer, call: Call) -> None:
+    """``expand_as``, ``view_as`` and ``reshape_as``: the sizes are those of another tensor."""
+    other = call.get(1, "other")
+    sizes = [
+        size if axis is None else TaggedInt(size, (DimSource(axis.labels),), tracer.use)
+        for size, axis in zip(other.shape, tracer.axes(other, values_used=False), strict=True)
+    ]
+    (expand if call.name == "expand_as" else view)(tracer, replace(call, args=(call.input, *sizes), kwargs={}))
 
 
 def pad(tracer: Tracer, call: Call) -> None:
@@ -176,7 +141,7 @@ def narrow(tracer: Tracer, call: Call) -> None:
     axis = axes[dim]
     if axis is not None:
         tracer.fix(axis, "is sliced at written positions")
-        axes[dim] = axis.take(slice(int(start), int(start) + int(length)))
+        axes[dim] = axis.take(slice(untag(start), untag(start) + untag(length)))
     tracer.label(call.result, axes)
 
 
@@ -225,64 +190,13 @@ def _cut(tracer: Tracer, call: Call, dim: int) -> list[Axis]:
     return parts
 
 
-def _reshape(tracer: Tracer, call: Call, sizes: list[Any]) -> None:
-    """Matches runs of old axes with runs of new axes of the same number of elements.
-
-    A run with one labelled axis keeps it where it is the only axis larger than 1, repeats its labels where it is merged
-    with others, and fixes it where it is taken apart.
-    """
-    x, result = call.input, call.result
-    axes: Axes = tracer.axes(x)
-    out: Axes = [None] * result.dim()
-    sized = set()
-    for old, new in _runs(list(map(int, x.shape)), list(map(int, result.shape))):
-        labelled = [i for i in old if axes[i] is not None]
-        large = [j for j in new if result.shape[j] != 1]
-        if not labelled:
-            continue
-        if len(labelled) > 1 or len(large) > 1 or not new:
-            for i in labelled:
-                tracer.fix(axes[i], "is taken apart or merged with other channels by a reshape")
-            continue
-        axis, target = axes[labelled[0]], large[0] if large else new[0]
-        assert axis is not None
-        shape = [1] * len(old)
-        shape[old.index(labelled[0])] = -1
-        merged = np.broadcast_to(np.arange(len(axis.labels)).reshape(shape), [x.shape[i] for i in old]).reshape(-1)
-        out[target] = axis if len(merged) == len(axis.labels) else axis.take(merged)
-        sized.add(target)
-        if untag(sizes[target]) != -1:
-            tracer.size_axis(sizes[target], out[target])
-    tracer.use_all([size for j, size in enumerate(sizes) if j not in sized])
-    tracer.label(result, out)
-
-
-def _runs(old: list[int], new: list[int]) -> list[tuple[list[int], list[int]]]:
-    """Splits two shapes with the same number of elements into the shortest runs of axes with equal products."""
-    runs, i, j = [], 0, 0
-    while i < len(old) or j < len(new):
-        start_i, start_j = i, j
-        size_i, i = (old[i], i + 1) if i < len(old) else (1, i)
-        size_j, j = (new[j], j + 1) if j < len(new) else (1, j)
-        while size_i != size_j:
-            if size_i < size_j:
-                size_i, i = size_i * old[i], i + 1
-            else:
-                size_j, j = size_j * new[j], j + 1
-        runs.append((list(range(start_i, i)), list(range(start_j, j))))
-    return runs
-
-
 SHAPES = {
     **dict.fromkeys(("cat", "concat", "concatenate"), cat),
     "stack": stack,
     "chunk": chunk,
     **dict.fromkeys(("split", "split_with_sizes"), split),
     "getitem": getitem,
-    "permute": permute,
-    **dict.fromkeys(("transpose", "swapaxes", "swapdims", "t", "T", "mT"), transpose),
-    "unsqueeze": unsqueeze,
-    "squeeze": squeeze,
+    **dict.fromkeys(("expand_as", "view_as", "reshape_as"), like),
     "flatten": flatten,
     **dict.fromkeys(("view", "reshape"), view),
     "expand": expand,

@@ -1,15 +1,12 @@
-"""Which groups of channels are dropped, given a score per group."""
+"""What shall be dropped, and what was selected."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from yolo_slim.pruning.graph import ChannelGraph
+BUDGETS = ("max_params", "max_flops", "max_latency_ms")
 
 
 @dataclass
@@ -17,9 +14,26 @@ class Selection:
     """What to drop."""
 
     ratio: float = 0.5
-    """Fraction of the channels of prunable BatchNorm layers to remove, in [0, 1)."""
+    """Fraction of the channels of prunable layers to remove, in [0, 1). Not used where a budget is given."""
+    ratios: dict[str, float] | list[tuple[str, float]] | None = None
+    """Pattern (fnmatch) of module names -> their own ratio, for their output channels, all modules inside and what is
+    coupled to them; also as a list of pairs. Of several patterns that match, the last one wins."""
+    max_params: float | None = None
+    """Budget: the most parameters that are left. Of several budgets all are met, the tightest within 1% where the
+    model has steps as small as that."""
+    max_flops: float | None = None
+    """Budget: the most floating-point operations per forward, two per multiply-accumulate."""
+    max_latency_ms: float | None = None
+    """Budget: the longest forward, in milliseconds."""
+    scope: str = "global"
+    """"global" compares all channels and removes the lowest; "local" removes the same fraction from every layer (from
+    layers whose channels are coupled, together)."""
+    per: str = "channel"
+    """Scores are compared per "channel", or divided by the "flops" or "params" that dropping the channel saves."""
     min_channels: int = 8
     """Channels that every layer keeps at least on its input and output side; a smaller layer keeps all it has."""
+    round_to: int = 1
+    """Every layer keeps a multiple of this many channels, rounded up; all it has where that would be more."""
     shortcuts: str = "couple"
     """"couple" removes channels that meet in a residual addition together; "spare" leaves them all."""
     ignore: tuple[str, ...] = ()
@@ -29,13 +43,53 @@ class Selection:
         """Checks the values."""
         if not 0 <= self.ratio < 1:
             raise ValueError(f"ratio={self.ratio}: expected a fraction in [0, 1), e.g. 0.5 to remove half the channels")
-        if self.min_channels < 1:
-            raise ValueError(f"min_channels={self.min_channels}: expected at least 1, or layers would vanish")
-        if self.shortcuts not in ("couple", "spare"):
-            raise ValueError(f"shortcuts={self.shortcuts!r}: expected 'couple' or 'spare'")
+        for pattern, ratio in self.ratio_list:
+            if not 0 <= ratio < 1:
+                raise ValueError(f"ratios: {pattern!r} has {ratio}, expected a fraction in [0, 1)")
+        for name, limit in self.budgets.items():
+            if not limit > 0:
+                raise ValueError(f"{name}={limit}: expected a number above 0")
+        for name in ("min_channels", "round_to"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name, allowed in (
+            ("scope", ("global", "local")),
+            ("per", ("channel", "flops", "params")),
+            ("shortcuts", ("couple", "spare")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {' or '.join(map(repr, allowed))}")
         if isinstance(self.ignore, str):
             raise ValueError(f"ignore={self.ignore!r}: expected a list of patterns, e.g. ['{self.ignore}']")
         self.ignore = tuple(self.ignore)
+
+    @property
+    def ratio_list(self) -> list[tuple[str, float]]:
+        """``ratios`` as pairs of a pattern and a ratio."""
+        if self.ratios is None:
+            return []
+        pairs = self.ratios.items() if isinstance(self.ratios, dict) else self.ratios
+        return [(pattern, ratio) for pattern, ratio in pairs]
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The budgets that are given, by the names of their fields."""
+        return {name: limit for name in BUDGETS if (limit := getattr(self, name)) is not None}
+
+    def scaled(self, share: float) -> Selection:
+        """The same selection with every ratio multiplied by ``share``, in [0, 1]."""
+        return replace(
+            self, ratio=share * self.ratio, ratios=[(pattern, share * ratio) for pattern, ratio in self.ratio_list]
+        )
+
+    def __str__(self) -> str:
+        """What is asked, for people: "50.0% of the channels, 0.0% in model.22"."""
+        units = {"max_params": "parameters", "max_flops": "FLOPs", "max_latency_ms": "ms"}
+        asked = " and ".join(f"{limit:,.10g} {units[name]}" for name, limit in self.budgets.items())
+        asked = f"at most {asked}" if asked else f"{self.ratio:.1%} of the channels"
+        if self.scope == "local":
+            asked += " of every layer" if not self.budgets else " at one ratio for every layer"
+        return ", ".join([asked, *(f"{ratio:.1%} in {pattern}" for pattern, ratio in self.ratio_list)])
 
 
 @dataclass(frozen=True)
@@ -44,141 +98,28 @@ class Selected:
 
     Attributes:
         dropped: bool (num_groups,), the groups to drop.
-        asked: the ratio that was asked for.
+        request: what was asked for, in words.
+        asked: the ratio that was asked for, over all prunable channels; where a budget was given, the one it took.
         reached: the ratio of dropped to prunable channels.
-        threshold: highest score of a dropped group, 0 where none is dropped.
-        held: BatchNorm layer -> number of channels that score below the threshold and are kept by ``min_channels``.
+        threshold: highest score of a dropped group, divided by what it saves where ``per`` asks for that; 0 where none
+            is dropped.
+        held: layer -> number of channels that score below the threshold and are kept by ``min_channels``.
+        bound: layer -> number of channels that score below the threshold and are kept because parts must stay equal
+            or because of ``round_to``.
+        kept_below: number of prunable channels that score below the threshold and are kept: what the rules cost.
+        params: parameters that are left, None where no cost model was given.
+        flops: floating-point operations of a forward that are left, None where no cost model was given.
+        latency_ms: what was measured for the selected groups, None without a budget for it.
     """
 
     dropped: Tensor
+    request: str
     asked: float
     reached: float
     threshold: float
     held: dict[str, int]
-
-
-def select(graph: ChannelGraph, scores: Tensor, selection: Selection) -> Selected:
-    """Drops the groups with the lowest scores of the whole model, as many as the ratio asks for.
-
-    Every layer keeps its best ``min_channels`` channels. Parts that must stay equal keep as many channels as the part
-    that keeps most. The ratio counts a group as often as it has prunable gammas; the largest number of channels not
-    above the asked one is dropped. Equal scores are dropped in the order of the groups.
-
-    Args:
-        graph: the channel graph.
-        scores: (num_groups,), higher = keep; groups with +inf are always kept.
-        selection: what to drop.
-
-    Raises:
-        ValueError: if the scores do not fit the graph or contain NaN, or if no channel is prunable.
-    """
-    if scores.shape != (graph.num_groups,) or bool(scores.isnan().any()):
-        raise ValueError(
-            f"expected one score per group, ({graph.num_groups},), without NaN; got {tuple(scores.shape)}"
-            f" with {int(scores.isnan().sum())} NaN"
-        )
-    gammas = graph.prunable_gammas(selection.shortcuts, selection.ignore)
-    members = np.zeros(graph.num_groups, np.int64)
-    for gamma in gammas:
-        np.add.at(members, gamma.groups[gamma.prunable].numpy(), 1)
-    total = int(members.sum())
-    if total == 0:
-        raise ValueError("no channel is prunable: see graph.reasons, and the patterns in ignore")
-    values = scores.detach().to("cpu", torch.float64).numpy()
-    candidates = (members > 0) & (values < np.inf)
-    order = np.flatnonzero(candidates)
-    order = order[np.argsort(values[order], kind="stable")]
-    rank = np.full(graph.num_groups, len(order))
-    rank[order] = np.arange(len(order))
-    equal = [[part.numpy() for part in parts] for parts in graph.equal_counts]
-    protected = _protected(graph, candidates, rank, selection.min_channels)
-
-    def drop_lowest(count: int) -> np.ndarray:
-        dropped = np.zeros(graph.num_groups, bool)
-        dropped[order[:count]] = True
-        return _equalised(dropped & ~protected, equal, rank)
-
-    wanted = int(selection.ratio * total + 1e-9)
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if members[drop_lowest(middle)].sum() <= wanted:
-            low = middle
-        else:
-            high = middle - 1
-    dropped = drop_lowest(low)
-    _fill_up(dropped, order[low:], wanted, members, protected, equal)
-
-    short = low == len(order) and members[dropped].sum() < wanted  # then the floors hold all that is left
-    threshold_rank = len(order) if short else rank[dropped].max(initial=-1)
-    below = protected & (rank < threshold_rank)
-    held = {gamma.module: int(below[gamma.groups.numpy()].sum()) for gamma in gammas}
-    return Selected(
-        dropped=torch.from_numpy(dropped),
-        asked=selection.ratio,
-        reached=float(members[dropped].sum() / total),
-        threshold=float(values[dropped].max(initial=0.0)),
-        held={name: count for name, count in held.items() if count},
-    )
-
-
-def _protected(graph: ChannelGraph, candidates: np.ndarray, rank: np.ndarray, min_channels: int) -> np.ndarray:
-    """The best groups of every axis, as many as its floor asks for, and of every part that an attribute counts, one.
-
-    Small axes come first: what they protect also counts for the wider axes that contain them.
-    """
-    floors = [(groups.numpy(), min_channels) for axes in graph.axes.values() for groups in axes.values()]
-    floors += [(attribute.groups.numpy(), 1) for attribute in graph.attributes]
-    distinct = {(groups.tobytes(), floor): (groups, floor) for groups, floor in floors}
-    protected = np.zeros(graph.num_groups, bool)
-    for groups, floor in sorted(distinct.values(), key=lambda item: len(item[0])):
-        free = groups[candidates[groups] & ~protected[groups]]
-        missing = min(floor, len(groups)) - (len(groups) - len(free))
-        protected[_best(free, rank, missing)] = True
-    return protected
-
-
-def _equalised(dropped: np.ndarray, equal: list[list[np.ndarray]], rank: np.ndarray) -> np.ndarray:
-    """Takes the best dropped groups back until all parts of every constraint keep the same number of channels."""
-    changed = True
-    while changed:
-        changed = False
-        for parts in equal:
-            kept = [len(part) - int(dropped[part].sum()) for part in parts]
-            for part, count in zip(parts, kept, strict=True):
-                if count < max(kept):
-                    dropped[_best(part[dropped[part]], rank, max(kept) - count)] = False
-                    changed = True
-    return dropped
-
-
-def _best(groups: np.ndarray, rank: np.ndarray, channels: int) -> np.ndarray:
-    """The groups of highest rank that together have at least this many channels among ``groups``."""
-    if channels <= 0:
-        return groups[:0]
-    distinct, sizes = np.unique(groups, return_counts=True)
-    by_rank = np.argsort(-rank[distinct], kind="stable")
-    enough = int(np.searchsorted(np.cumsum(sizes[by_rank]), channels)) + 1
-    return distinct[by_rank[:enough]]
-
-
-def _fill_up(
-    dropped: np.ndarray,
-    order: np.ndarray,
-    wanted: int,
-    members: np.ndarray,
-    protected: np.ndarray,
-    equal: Sequence[Sequence[np.ndarray]],
-) -> None:
-    """Drops further groups that fit into what is left of the asked number; those in constraints would not fit alone."""
-    bound = protected.copy()
-    for parts in equal:
-        for part in parts:
-            bound[part] = True
-    left = wanted - int(members[dropped].sum())
-    for group in order[~bound[order]]:
-        if members[group] <= left:
-            dropped[group] = True
-            left -= int(members[group])
-        if left == 0:
-            return
+    bound: dict[str, int]
+    kept_below: int
+    params: int | None = None
+    flops: int | None = None
+    latency_ms: float | None = None

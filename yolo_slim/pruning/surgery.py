@@ -41,7 +41,8 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
     for module, name, value in attributes:
         _set_attribute(module, name, value, dry_run=True)
     multipliers = {m: multiplier(m) for m in model.modules() if is_depthwise(m)}
-    new = {key: _cut(tensor, keep) for key, (tensor, keep) in cuts.items()}
+    indices: dict[int, Tensor] = {}
+    new = {key: _cut(tensor, keep, indices) for key, (tensor, keep) in cuts.items()}
     changed = install(model, new)
     for module in changed:
         set_counts(module, _counts_from_shapes(module, multipliers.get(module, 0)))
@@ -71,10 +72,13 @@ def _cuts(model: nn.Module, plan: PruningPlan) -> dict[int, tuple[Tensor, dict[i
     return cuts
 
 
-def _cut(tensor: Tensor, keep: dict[int, list[int]]) -> Tensor:
+def _cut(tensor: Tensor, keep: dict[int, list[int]], indices: dict[int, Tensor]) -> Tensor:
+    """The channels to keep of a tensor; ``indices`` remembers the lists of the plan as tensors."""
     new = tensor.detach()
-    for axis, indices in keep.items():
-        new = new.index_select(axis, torch.tensor(indices, device=tensor.device))
+    for axis, chosen in keep.items():
+        if id(chosen) not in indices:
+            indices[id(chosen)] = torch.tensor(chosen)
+        new = new.index_select(axis, indices[id(chosen)].to(tensor.device))
     return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 

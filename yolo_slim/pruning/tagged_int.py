@@ -31,20 +31,30 @@ class TaggedInt(int):
     """An ``int`` with the sources of its value.
 
     A plain tag (``exact``) used as a size may shrink together with the axis it sizes. Sums and products keep the
-    sources but are no longer exact. Whatever else is done with the value (a comparison, a division) could take
-    another course after pruning, so it is reported to ``on_use``.
+    sources but are no longer exact; a plain tag over a plain number that divides it keeps the number as ``divisor``.
+    Whatever else is done with the value (a comparison, a division) could take another course after pruning, so it is
+    reported to ``on_use``.
+
+    An ``int`` cannot notice all that C code does with it: a float on the left (``1.0 / n``), ``range(n)``,
+    ``math.log(n)``, numpy and texts read the value unseen.
     """
 
     sources: tuple[Source, ...]
     exact: bool
+    divisor: int
     on_use: Callable[[TaggedInt], None]
 
     def __new__(
-        cls, value: int, sources: tuple[Source, ...], on_use: Callable[[TaggedInt], None], exact: bool = True
+        cls,
+        value: int,
+        sources: tuple[Source, ...],
+        on_use: Callable[[TaggedInt], None],
+        exact: bool = True,
+        divisor: int = 1,
     ) -> TaggedInt:
         """Tags ``value``."""
         tagged = super().__new__(cls, value)
-        tagged.sources, tagged.exact, tagged.on_use = sources, exact, on_use
+        tagged.sources, tagged.exact, tagged.divisor, tagged.on_use = sources, exact, divisor, on_use
         return tagged
 
     def use(self, other: object = None) -> None:
@@ -70,16 +80,18 @@ class TaggedInt(int):
         result = self.__eq__(other)
         return result if result is NotImplemented else not result
 
-    __hash__ = int.__hash__
+    def __hash__(self) -> int:
+        self.use()
+        return int.__hash__(self)
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
+        return int, (untag(self),)
 
     def __copy__(self) -> int:
-        return int(self)
+        return untag(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
+        return untag(self)
 
 
 def _same(first: Source, second: Source) -> bool:
@@ -107,17 +119,32 @@ def _not_followed(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "floordiv", "rfloordiv", "mod", "rmod", "neg"):
+def _floordiv(self: TaggedInt, other: Any) -> Any:
+    if self.exact and type(other) is int and other > 1 and int.__mod__(self, other) == 0:
+        return TaggedInt(int.__floordiv__(self, other), self.sources, self.on_use, exact=False, divisor=other)
+    return self.derive(int.__floordiv__(self, other), other)
+
+
+for _name in (
+    *("add", "radd", "sub", "rsub", "mul", "rmul", "rfloordiv", "mod", "rmod", "neg", "pos", "abs"),
+    *("lshift", "rlshift", "rshift", "rrshift", "and", "rand", "or", "ror", "xor", "rxor", "invert"),
+    *("round", "trunc", "floor", "ceil"),
+):
     setattr(TaggedInt, f"__{_name}__", _followed(f"__{_name}__"))
-for _name in ("truediv", "rtruediv", "pow", "rpow", "divmod", "rdivmod", "lt", "le", "gt", "ge", "float"):
+TaggedInt.__floordiv__ = _floordiv  # type: ignore[method-assign, assignment]
+for _name in ("truediv", "rtruediv", "pow", "rpow", "divmod", "rdivmod", "lt", "le", "gt", "ge", "float", "int"):
     setattr(TaggedInt, f"__{_name}__", _not_followed(f"__{_name}__"))
+for _name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio", "conjugate"):
+    setattr(TaggedInt, _name, _not_followed(_name))
+for _name in ("real", "numerator"):
+    setattr(TaggedInt, _name, property(lambda self: self))
 
 
 def untag(value: Any) -> Any:
     """Removes the tags from a call's arguments (tuples, lists, sizes, slices)."""
     kind = type(value)
     if kind is TaggedInt:
-        return int(value)
+        return int.__int__(value)
     if kind is slice:
         return slice(untag(value.start), untag(value.stop), untag(value.step))
     if kind is list or kind is tuple:

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, leaves
-from yolo_slim.pruning.rules import NEUTRAL, RULES
+from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, leaves, tensors_in
+from yolo_slim.pruning.rules import NEUTRAL, RULES, SIZED
 from yolo_slim.pruning.stand_in import NAMES as STAND_INS
 from yolo_slim.pruning.stand_in import stand_in
 from yolo_slim.pruning.tagged_int import AttributeSource, DimSource, TaggedInt, untag
@@ -182,17 +182,28 @@ class Tracer(TorchFunctionMode):
             result = self._run(func, name, tuple([untag(a) for a in args]), {k: untag(v) for k, v in kwargs.items()})
         if name in NEUTRAL:
             return result
-        tensors = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if not any(self.is_labelled(t) for t in tensors):
+        tensors = tensors_in(args) + tensors_in(kwargs)
+        if any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors):
+            self.operation = name
+            self.fix_tensors(
+                [_unwrapped(t) for t in tensors], "is used under torch.vmap or another torch.func transform"
+            )
+            self.use_all((args, kwargs))
+            return result
+        self.operation = name
+        if name not in SIZED and not any(self.is_labelled(t) for t in tensors):
             self.use_all((args, kwargs))
             return result
         if name in ("shape", "size"):
             return self._tag_sizes(args[0], result, *args[1:], **kwargs)
-        self.operation = name
         rule = RULES.get(name)
+        written = tensors[0] if name == "setitem" else next((t for t in tensors if t is result), None)
+        before = None if written is None else self.axes(written, values_used=False)
         try:
             if rule is None:
                 raise Unsupported("no rule for this operation")
+            if kwargs.get("out") is not None:
+                raise Unsupported("writes into out=")
             rule(self, Call(name, args, kwargs, result))
         except (Unsupported, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             self.fix_tensors(tensors, str(error) or type(error).__name__)
@@ -200,7 +211,23 @@ class Tracer(TorchFunctionMode):
             for tensor in leaves(result):
                 if isinstance(tensor, Tensor):
                     self.forget(tensor)
+        if written is not None and before is not None:
+            self._update_views(written, before)
         return result
+
+    def _update_views(self, tensor: Tensor, before: list[Axis | None]) -> None:
+        """What an operation wrote into a tensor is seen through the other activations that share its memory."""
+        pairs = list(zip(before, self.axes(tensor, values_used=False), strict=False))
+        same = len(before) == tensor.dim() and all(a is b or (a and b and a.labels is b.labels) for a, b in pairs)
+        lowest = [b.zero.min(initial=Zero.BY_GAMMA) for a, b in pairs if a and b and (b.zero < a.zero).any()]
+        if same and not lowest:
+            return
+        memory = tensor.untyped_storage().data_ptr()
+        for other, axes in list(self._activations.items()):
+            if other is not tensor and other.untyped_storage().data_ptr() == memory:
+                if not same:
+                    self.fix_tensors([other], "is overwritten through another view of its memory")
+                self._activations[other] = [a and a.with_zero(np.minimum(a.zero, min(lowest, default=2))) for a in axes]
 
     @staticmethod
     def _run(func: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -251,6 +278,12 @@ def operation_name(func: Callable[..., Any]) -> str:
         name = name.strip("_")
         return name[1:] if name in ("iadd", "isub", "imul", "itruediv", "radd", "rmul") else name
     return name.removesuffix("_")
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

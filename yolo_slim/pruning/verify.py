@@ -1,0 +1,58 @@
+"""The proof on a copy that a smaller model computes what it should."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.pruning.graph import ChannelGraph, Pass
+from yolo_slim.pruning.labels import leaves
+from yolo_slim.pruning.plan import PruningPlan
+from yolo_slim.pruning.restored import restored
+from yolo_slim.pruning.silence import silence
+from yolo_slim.pruning.surgery import apply_plan
+
+TOLERANCE = 1e-4  # float32: a right plan stays below 1e-5, a wrong channel shows at 5e-4 and above
+
+
+def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: PruningPlan) -> float:
+    """Compares copies of the model in the graph's first pass: dropped channels silenced, and removed.
+
+    Returns:
+        The largest absolute difference of an output, relative to the largest absolute value of that output; inf where
+        the smaller model fails to run or returns other shapes.
+    """
+    dense, slim = copy.deepcopy(model), copy.deepcopy(model)
+    silence(dense, graph, dropped)
+    apply_plan(slim, plan)
+    expected = _outputs(dense, graph.passes[0])
+    try:
+        found = _outputs(slim, graph.passes[0])
+    except (RuntimeError, ValueError, IndexError):
+        return float("inf")
+    if [t.shape for t in found] != [t.shape for t in expected]:
+        return float("inf")
+    errors = [float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in zip(found, expected, strict=True)]
+    return max(errors, default=0.0) if all(error == error for error in errors) else float("inf")
+
+
+def _outputs(model: nn.Module, run: Pass) -> list[Tensor]:
+    with restored(model), torch.random.fork_rng(devices=[]), torch.no_grad(), _full_precision(model):
+        return [t.clone() for t in leaves(run(model)) if isinstance(t, Tensor) and t.is_floating_point() and t.numel()]
+
+
+@contextmanager
+def _full_precision(model: nn.Module) -> Iterator[None]:
+    """Without autocast and TF32, whose rounding would hide or feign a wrong channel."""
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    allow_tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
