@@ -91,9 +91,9 @@ def _examine(entry: Model, ratios: Sequence[float], row: Row) -> None:
     randomised(model, passes)
     before = {name: (id(tensor), tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
     attributes = {name: list(vars(module)) for name, module in model.named_modules()}
-    start = time.perf_counter()
+    start = time.process_time()
     graph = trace(model, passes=passes)
-    row.trace_ms = 1e3 * (time.perf_counter() - start)
+    row.trace_ms = 1e3 * (time.process_time() - start)
     after = model.state_dict(keep_vars=True)
     assert all(id(after[name]) == key and torch.equal(after[name], value) for name, (key, value) in before.items())
     assert attributes == {name: list(vars(module)) for name, module in model.named_modules()}
@@ -112,7 +112,8 @@ def _examine(entry: Model, ratios: Sequence[float], row: Row) -> None:
         comes_back_from_a_file(model, slim, graph)
         if entry.loss is not None:
             trains(entry.loss, model, slim, entry.size)
-    image = torch.rand(1, 3, PROFILE_SIZE, PROFILE_SIZE)
+    size = entry.size if entry.family == "transformer" else PROFILE_SIZE  # some transformers take one size only
+    image = torch.rand(1, 3, size, size)
     slim = pruned(model, graph, random_drop(graph, ratios[0], 0)).float()
     row.gflops, row.gflops_after = profile(model.float(), image).gflops, profile(slim, image).gflops
 
@@ -144,7 +145,7 @@ Made by `python -m benchmarks.architectures`. Every model gets random weights an
 is pruned at random, in float64 on one thread.
 
 - *parameters* and *GFLOPs* (at {size} px): before, and with {half} of the prunable channels removed at random. The
-  GFLOPs of two-stage detectors depend on how many objects they propose.
+  GFLOPs of two-stage detectors depend on how many objects they propose; transformers are small ones, on small images.
 - *BatchNorm channels* and *other channels* (of convolutions and linear layers without a BatchNorm layer; outputs are
   among them): prunable / all.
 - *fixed by*: the modules and operations that keep BatchNorm channels, with the number of coupled channels that each
@@ -152,7 +153,7 @@ is pruned at random, in float64 on one thread.
 - *error*: the largest difference of any raw output, relative to the largest value of that output, between the pruned
   model and the dense one with the dropped channels at zero; over plans that remove {ratios} of the channels and all
   ways in which a model is run: eval and train mode, and for Ultralytics also the exporter's `forward_split`.
-- *trace*: time to find the coupled channels in all these ways.
+- *trace*: processor time to find the coupled channels in all these ways.
 
 Every pruned model consists of the classes it had before, comes back from a file, and, where the model has a loss of its
 own, its gradients are finite and reach the parameters they reached before.

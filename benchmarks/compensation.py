@@ -57,7 +57,10 @@ def main() -> None:
     scores = gamma_importance(detector.net, graph)
 
     print("| ratio | variant | parameters | mAP50 | mAP50-95 |\n| ---: | --- | ---: | ---: | ---: |", flush=True)
-    print(row("0", "dense", detector, validation), flush=True)
+    print(row("0", "nothing", detector, validation), flush=True)
+    measured = copy.deepcopy(detector)
+    recalibrate(measured.net, training, to_unit_range)
+    print(row("0", "recalibrate", measured, validation), flush=True)
     for ratio in given.ratios:
         dropped = select(graph, scores, Selection(ratio, min_channels=8)).dropped
         for variant, (options, measure) in VARIANTS.items():

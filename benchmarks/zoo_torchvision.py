@@ -91,7 +91,7 @@ def detector_loss(model: nn.Module, size: int) -> Tensor:
 def targets(images: int, size: int, dtype: torch.dtype = torch.float64) -> list[dict[str, Tensor]]:
     """Two objects for each image, with masks and keypoints for the detectors that want them."""
     boxes = torch.tensor([[2.0, 3.0, 0.7 * size, 0.8 * size], [5.0, 4.0, 0.4 * size, 0.5 * size]], dtype=dtype)
-    keypoints = torch.cat([boxes[:, None, :2] + torch.rand(2, 17, 2, dtype=dtype), torch.ones(2, 17, 1).to(dtype)], 2)
+    keypoints = torch.cat([boxes[:, None, :2].float() + torch.rand(2, 17, 2), torch.ones(2, 17, 1)], 2)
     masks = torch.zeros(2, size, size, dtype=torch.uint8)
     masks[:, 5:20, 5:20] = 1
     return [

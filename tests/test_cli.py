@@ -106,6 +106,27 @@ def test_prune_validate_test_predict_and_finetune(work, capsys):
     assert sum(v.numel() for v in tuned.values()) == slim_size
 
 
+def test_prune_to_a_budget_with_importance_and_statistics_from_images(work, capsys):
+    _, data = work
+    base = ["--model.weights", "runs/base-line-1/best.ckpt", "--imgsz", "64", "--name", "budget", *data[:2]]
+    how = ["--data.batch", "4", "--batches", "2", "--importance.kind", "taylor", "--importance.reduction", "sum"]
+    how += ["--selection.max_flops", "5e7", "--selection.round_to", "4", "--recalibrate", "true"]
+    main(["prune", *base, *how, "--compensation", "fold"])
+    printed = capsys.readouterr().out
+    report = yaml.safe_load(Path("runs/budget/pruning.yaml").read_text())
+    assert "asked: at most 50,000,000 FLOPs" in printed
+    assert 0.9 * 5e7 < report["flops_after"] <= 5e7
+    assert all(layer["after"] % 4 == 0 for layer in report["layers"])
+    assert report["compensation"]["folded"]
+    statistics = {}
+    for file in ("runs/base-line-1/best.ckpt", "runs/budget/slim.ckpt"):
+        weights = torch.load(file, weights_only=True)["state_dict"]
+        statistics[file] = weights["net.model.0.bn.running_mean"]
+    kept = yaml.safe_load(Path("runs/budget/plan.yaml").read_text())["modules"]["model.0.bn"]["out"]["keep"]
+    before, after = statistics.values()
+    assert not torch.equal(before[kept], after)  # measured anew
+
+
 def test_sparse_config_composes_with_the_users_own(work, tmp_path):
     folder, data = work
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "model": {"hyp": {"lr0": 0.002}}}))
@@ -145,7 +166,13 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["prune", "--model.weights", "nothing.ckpt"], "weights file nothing.ckpt does not exist"),
         (["prune", "--model.weights", "BASE", "--selection.ratio", "1"], "ratio=1"),
         (["prune", "--model.weights", "BASE", "--selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
+        (["prune", "--model.weights", "BASE", "--selection.max_params", "1000"], "max_params"),
+        (["prune", "--model.weights", "BASE", "--importance.kind", "taylor"], "needs training images: give --data"),
+        (["prune", "--model.weights", "BASE", "--recalibrate", "true"], "needs training images: give --data.data"),
+        (["prune", "--model.weights", "BASE", "--importance.kind", "l3"], "kind='l3'"),
         (["slim", "DATA", "--prune.selection.ratio", "1.5"], "ratio=1.5"),
+        (["slim", "DATA", "--prune.selection.max_flops", "1e9"], "growing needs a ratio"),
+        (["slim", "DATA", "--prune.selection.ratios", '{"nothing.*": 0.5}'], "'nothing.*' matches no"),
         (["slim", "DATA", "--prune.selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
         (["slim", "DATA", "--finetune.epochs", "0"], "finetune.epochs=0"),
         (["slim", "DATA", "--baseline.enabled", "false"], "give them as --model.weights"),

@@ -15,10 +15,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from yolo_slim import fit_parts
 from yolo_slim.callbacks import WeightEMA
+from yolo_slim.callbacks.channel_pruning import needs_example
 from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.metrics import SCORE_NAMES
 from yolo_slim.prune_command import prune_file
+from yolo_slim.pruning.prune import check
 from yolo_slim.recipe_results import merge_metrics, read_result, set_metrics_aside, write_results
 from yolo_slim.reporting.tables import StateRow
 from yolo_slim.states import latencies, size_of
@@ -80,10 +82,10 @@ class Recipe:
         model = given.model
         if not given.baseline.enabled and not model.weights and not model.model.endswith(".pt"):
             raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
-        selection = given.prune.selection
-        if selection.ignore and (given.sparse.enabled or given.prune.enabled):
-            detector = YOLODetector(model.model, given.data.names, model.weights)
-            detector.trace_channels().prunable_gammas(selection.shortcuts, selection.ignore)
+        if given.sparse.enabled or given.prune.enabled:
+            detector = YOLODetector(model.model, given.data.names, model.weights, given.data.imgsz)
+            example = detector.pruning_example if needs_example(given.prune.selection) else None
+            check(detector.net, detector.trace_channels(), given.prune.selection, example)
 
     # Phases
 

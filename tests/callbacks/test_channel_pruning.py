@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
-from yolo_slim.pruning import PruningPlan, apply_plan, restore_structure
+from yolo_slim.pruning import Importance, PruningPlan, Selection, apply_plan, profile, restore_structure, trace
 
 
 class Slimmable(ToyClassifier):
@@ -90,3 +90,61 @@ def test_a_pattern_that_matches_nothing_is_found_before_the_fit(tmp_path):
     with pytest.raises(MisconfigurationException, match="nothing"):
         toy_trainer(tmp_path, callbacks=[ChannelPruning(ignore=["nothing.*"])]).fit(module, toy_loader())
     assert torch.equal(module.gammas(), torch.ones(40))
+
+
+def test_a_budget_is_met_at_the_size_of_the_example(tmp_path):
+    module = ToyClassifier()
+    dense = 2 * profile(module, module.example_input_array).macs
+    pruning = ChannelPruning(selection=Selection(max_flops=0.5 * dense, min_channels=2))
+    toy_trainer(tmp_path, callbacks=[pruning]).fit(module, toy_loader())
+    left = 2 * profile(module, module.example_input_array).macs
+    assert 0.45 * dense < left <= 0.5 * dense
+    assert (pruning.report.flops_before, pruning.report.flops_after) == (dense, left)
+    assert "FLOPs" in pruning.report.request
+
+
+def test_a_budget_without_an_example_is_refused_before_the_fit(tmp_path):
+    class Traced(ToyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.example, self.example_input_array = self.example_input_array, None
+
+        def trace_channels(self):
+            return trace(self, self.example)
+
+    pruning = ChannelPruning(selection=Selection(max_flops=1e6))
+    with pytest.raises(MisconfigurationException, match="1,000,000 FLOPs needs an input .* self.example_input_array"):
+        toy_trainer(tmp_path, callbacks=[pruning]).fit(Traced(), toy_loader())
+
+
+def test_taylor_sees_the_gradients_of_the_last_epoch(tmp_path):
+    """Channels of the tail that the head does not read have no gradient, however large their gamma."""
+    module = ToyClassifier()
+    unread = [1, 4, 5, 11]
+    with torch.no_grad():
+        module.head.weight[:, unread] = 0
+        module.tail[1].weight[unread] = 5.0
+    module.head.weight.requires_grad_(False)
+    pruning = ChannelPruning(ratio=0.1, min_channels=2, importance=Importance("taylor"))
+    toy_trainer(tmp_path, max_epochs=3, callbacks=[pruning]).fit(module, toy_loader())
+    assert pruning.report.plan.entries["tail.1"]["out"] == [i for i in range(16) if i not in unread]
+    assert list(pruning.report.plan.entries) == ["tail.0", "tail.1", "head"]
+
+
+def test_constants_of_small_gammas_are_given_to_what_stays(tmp_path):
+    outputs = {}
+    images = torch.rand(4, 3, 8, 8)
+    for compensation in ("none", "exact"):
+        torch.manual_seed(0)
+        module = ToyClassifier(lr=1e-6)
+        with torch.no_grad():
+            module.tail[1].weight[::2] = 1e-7
+            module.tail[1].bias[::2] = 1.0
+        pruning = ChannelPruning(ratio=0.2, min_channels=2, compensation=compensation)
+        before = module.eval()(images)
+        toy_trainer(tmp_path, max_epochs=1, limit_train_batches=0, callbacks=[pruning]).fit(module, toy_loader())
+        outputs[compensation] = float((module.eval()(images) - before).abs().max())
+        assert len(module.tail[1].weight) == 8
+    assert outputs["exact"] < 1e-5 < 1e-2 < outputs["none"]
+    with pytest.raises(MisconfigurationException, match="compensation='some'"):
+        ChannelPruning(compensation="some")

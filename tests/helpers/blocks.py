@@ -56,8 +56,8 @@ class RandomNet(nn.Module):
         torch.manual_seed(seed)
         likely = [1 if BLOCKS[kind].prunable is False else 3 for kind in kinds]
         self.kinds = draw.choices(kinds, likely, k=draw.randint(2, 10))
-        widths = [draw.randint(3, 9)]
-        self.stem = conv_bn(3, widths[0], 3) if draw.random() < 0.8 else conv(3, widths[0])
+        width = draw.randint(3, 9)
+        self.stem = conv_bn(3, width, 3) if draw.random() < 0.8 else conv(3, width)
         self.sources = [(min(draw.choice((1, 1, 2, 3)), i + 1), min(draw.randint(1, 3), i + 1)) for i in range(10)]
         self.steps = nn.ModuleList()
         with torch.no_grad():
@@ -68,7 +68,8 @@ class RandomNet(nn.Module):
                 found.append(step(a.clone(), b.clone()))
                 self.steps.append(step)
         self.random = any(BLOCKS[kind].random for kind in self.kinds)
-        read = {i + 1 - source for i, sources in enumerate(self.sources[: len(self.steps)]) for source in sources}
+        taken = [self.sources[i][: 1 + BLOCKS[kind].pair] for i, kind in enumerate(self.kinds)]
+        read = {i + 1 - source for i, sources in enumerate(taken) for source in sources}
         self.ends = [i for i in range(len(found)) if i not in read]
         self.head = nn.Conv2d(sum(found[i].shape[1] for i in self.ends), 2, 3, padding=1)
 

@@ -278,11 +278,11 @@ def _mixed_norm() -> Net:
     return Net(run, **layers, down=nn.Linear(5, 4), groups=nn.GroupNorm(2, 4), head=out(4))
 
 
-def _regions(made: Callable[..., Tensor]) -> Net:
+def _regions(made: Callable[..., Tensor], shown: Callable[[Tensor], Tensor] = F.relu) -> Net:
     """Written into a tensor made to measure."""
 
     def run(n: Net, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(n.b1(n.c1(x))), 2)
+        x = F.max_pool2d(shown(n.b1(n.c1(x))), 2)
         gathered = made((3, x.shape[1], 4, 4), dtype=x.dtype)
         gathered[torch.tensor([2, 0])] = x
         return n.head(gathered)
@@ -313,5 +313,6 @@ TOYS = [
     Toy("spatial mask", _spatial_mask, {"b1": "abcd", "b2": "E"}),
     Toy("mixed norm", _mixed_norm, {"b1": "ABCD", "b2": "efghi"}),
     Toy("regions", lambda: _regions(torch.zeros), {"b1": "abcd"}),
+    Toy("regions that are not zero", lambda: _regions(torch.zeros, torch.sigmoid), {"b1": "ABCD"}),
     Toy("regions among ones", lambda: _regions(torch.ones), {"b1": "ABCD"}),
 ]

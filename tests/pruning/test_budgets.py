@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.test_select import chain, kept, scores_for
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
+from yolo_slim.pruning.budgets import Budgets
 from yolo_slim.pruning.penalty import Growing
 
 IMAGES = torch.rand(1, 3, 64, 64, dtype=torch.float64)
@@ -65,17 +67,27 @@ def test_a_tighter_budget_never_keeps_what_a_looser_one_drops(detector, first, s
     assert tighter.threshold >= looser.threshold
 
 
-@pytest.mark.parametrize("limit", [400, 600, 801, 900])
-def test_no_more_is_dropped_than_the_budget_needs(limit):
+def test_the_search_finds_the_smallest_number():
+    class Left:
+        def params(self, dropped):
+            return len(dropped) - int(dropped.sum())
+
+    for limit in range(1, 41):
+        budgets = Budgets({"max_params": limit}, Left(), None)
+        assert budgets.search(39, lambda count: np.arange(40) < count) == 40 - limit
+    assert Budgets({"max_params": 0.5}, Left(), None).search(39, lambda count: np.arange(40) < count) is None
+
+
+def test_no_more_is_dropped_than_the_budget_needs():
     model, graph = chain(8, 8)
     cost = CostModel(model, graph, torch.rand(1, 3, 8, 8, dtype=torch.float64))
     scores = scores_for(graph, b0=range(0, 16, 2), b1=range(1, 17, 2))
-    selected = select(graph, scores, Selection(max_params=limit, min_channels=1), cost)
-    highest = int(torch.where(selected.dropped, scores, -1.0).argmax())
-    assert selected.params <= limit
-    fewer = selected.dropped.clone()
-    fewer[highest] = False
-    assert cost.params(fewer) > limit
+    for limit in range(100, 950, 25):
+        selected = select(graph, scores, Selection(max_params=limit, min_channels=1), cost)
+        assert selected.params <= limit
+        fewer = selected.dropped.clone()
+        fewer[torch.where(selected.dropped, scores, -1.0).argmax()] = False
+        assert cost.params(fewer) > limit
 
 
 def test_several_budgets_are_all_met(detector):

@@ -27,7 +27,7 @@ from yolo_slim.pruning import (
     prune,
     store_structure,
 )
-from yolo_slim.pruning.prune import COMPENSATIONS
+from yolo_slim.pruning.prune import COMPENSATIONS, check
 
 
 def prune_module(
@@ -60,10 +60,15 @@ def prune_module(
     model = find_target(pl_module, target)
     graph = trace_target(pl_module, target) if graph is None else graph
     scores = importance_scores(model, graph, importance or Importance(), taylor)
-    given = example_inputs(pl_module) if selection.budgets or selection.per != "channel" else None
+    given = example_inputs(pl_module) if needs_example(selection) else None
     report = prune(model, graph, selection, scores, example_inputs=given, compensation=compensation)
     store_structure(pl_module, report.structure)
     return report
+
+
+def needs_example(selection: Selection) -> bool:
+    """Whether a selection depends on the size of the inputs that the model will be used with."""
+    return bool(selection.budgets) or selection.per != "channel"
 
 
 def slim_checkpoint(pl_module: LightningModule) -> dict[str, Any]:
@@ -161,14 +166,14 @@ class ChannelPruning(Callback):
         """Finds out before the fit, not after it, whether the prune can be done."""
         self.report = self._taylor = None
         self._graph = graph = trace_target(pl_module, self.target)
-        needs_example = bool(self.selection.budgets) or self.selection.per != "channel"
-        if needs_example and example_inputs(pl_module) is None:
+        given = example_inputs(pl_module) if needs_example(self.selection) else None
+        if needs_example(self.selection) and given is None:
             raise MisconfigurationException(
                 f"{self.selection} needs an input to count operations for; set self.example_input_array of "
                 f"{type(pl_module).__name__} to one of the size that it will be used with"
             )
         try:
-            graph.prunable_layers(self.selection.shortcuts, self.selection.ignore)
+            check(find_target(pl_module, self.target), graph, self.selection, given)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
 

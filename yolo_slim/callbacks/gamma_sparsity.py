@@ -17,7 +17,7 @@ from torch.optim import LBFGS, Optimizer
 
 from yolo_slim.callbacks.target import find_target, make_selection, trace_target
 from yolo_slim.pruning import Selection
-from yolo_slim.pruning.penalty import SMALL_GAMMA, Growing, Subgradient, gamma_magnitudes, strength_at
+from yolo_slim.pruning.penalty import SMALL_GAMMA, Growing, Subgradient, check_growing, gamma_magnitudes, strength_at
 
 
 class _UnclippedPrecision(Precision):
@@ -77,6 +77,11 @@ class GammaSparsity(Callback):
         if not 0 <= final_fraction <= 1:
             raise MisconfigurationException(f"final_fraction={final_fraction} is out of range; expected 0 to 1")
         self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
+        if penalty == "growing":
+            try:
+                check_growing(self.selection)
+            except ValueError as error:
+                raise MisconfigurationException(str(error)) from error
         self.penalty = penalty
         self.strength = strength
         self.final_fraction = final_fraction
@@ -135,10 +140,7 @@ class GammaSparsity(Callback):
             self._subgradient = Subgradient(model, graph, self.selection)
             how = f"L1 of strength {self.strength:g}, falling to {self.final_fraction:.0%} of it"
         else:
-            try:
-                self._growing = Growing(model, graph, self.selection)
-            except ValueError as error:
-                raise MisconfigurationException(str(error)) from error
+            self._growing = Growing(model, graph, self.selection)
             if self._resumed is not None:
                 self._growing.load_state_dict(self._resumed["growing"])
                 self._epoch_steps = self._resumed["epoch_steps"]

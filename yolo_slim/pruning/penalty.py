@@ -95,6 +95,17 @@ class Subgradient:
         return len(due)
 
 
+def check_growing(selection: Selection) -> None:
+    """Refuses what :class:`Growing` cannot work towards.
+
+    Raises:
+        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
+    """
+    if selection.budgets or selection.per != "channel":
+        given = ", ".join(selection.budgets) or f"per={selection.per!r}"
+        raise ValueError(f"growing needs a ratio and per='channel', got {given}; say how much to drop by ratio")
+
+
 class Growing:
     """Lets a growing set of channels fade to exactly zero while the others adapt, so that the prune costs nothing.
 
@@ -119,9 +130,7 @@ class Growing:
     TAYLOR_UPDATE = 0.1
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
-        if selection.budgets or selection.per != "channel":
-            given = ", ".join(selection.budgets) or f"per={selection.per!r}"
-            raise ValueError(f"growing needs a ratio and per='channel', got {given}; say how much to drop by ratio")
+        check_growing(selection)
         self.graph = graph
         self.selection = selection
         self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)

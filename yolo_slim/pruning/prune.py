@@ -166,6 +166,27 @@ def prune(
     )
 
 
+def check(model: nn.Module, graph: ChannelGraph, selection: Selection, example_inputs: Any = None) -> None:
+    """Finds out, before a long training, whether a selection can be met, whatever the scores will be.
+
+    A latency is not looked at: it is only known once the model is pruned.
+
+    Args:
+        model: the model.
+        graph: its channel graph.
+        selection: what shall be dropped after the training.
+        example_inputs: as for :func:`prune`.
+
+    Raises:
+        ValueError: if a pattern matches nothing, a budget cannot be reached, or example inputs are needed.
+    """
+    cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
+    scores = torch.arange(graph.num_groups, dtype=torch.float64)
+    select(graph, scores, replace(selection, max_latency_ms=None), cost)
+    if selection.max_latency_ms is not None and example_inputs is None:
+        raise ValueError(f"{selection} needs example_inputs to time a forward with")
+
+
 def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> Callable[[Tensor], float] | None:
     """Times a copy of the model without given groups, in milliseconds; None without inputs to time it with."""
 

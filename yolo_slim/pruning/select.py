@@ -30,7 +30,8 @@ def select(
     often as it has prunable channels; the largest number of channels not above the asked one is dropped (with
     ``round_to``, of what one threshold gives). A budget is met with the lowest threshold that does; if that ends more
     than 1% below, because ``round_to`` makes large steps, the best channels are taken back where the budget has room
-    for a step. Equal scores are dropped in the order of the groups.
+    for a step. A latency is met as measured, and as closely as measurements are steady. Equal scores are dropped in
+    the order of the groups.
 
     With scope "local" every layer, or part that must stay equal, loses the largest number of its channels not above
     the ratio, less what the rules keep; a budget searches for one ratio. Channels that ``ratios`` concerns are dropped
