@@ -14,6 +14,7 @@ from yolo_slim.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = ["--data.imgsz", "64", "--data.batch", "4", "--data.workers", "0"]
+GROWING = ["--sparse.sparsity.penalty", "growing"]
 QUICK = [
     "--trainer.max_epochs",
     "1",
@@ -171,7 +172,7 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["prune", "--model.weights", "BASE", "--recalibrate", "true"], "needs training images: give --data.data"),
         (["prune", "--model.weights", "BASE", "--importance.kind", "l3"], "kind='l3'"),
         (["slim", "DATA", "--prune.selection.ratio", "1.5"], "ratio=1.5"),
-        (["slim", "DATA", "--prune.selection.max_flops", "1e9"], "growing needs a ratio"),
+        (["slim", "DATA", *GROWING, "--prune.selection.max_flops", "1e9"], "growing needs a ratio"),
         (["slim", "DATA", "--prune.selection.ratios", '{"nothing.*": 0.5}'], "'nothing.*' matches no"),
         (["slim", "DATA", "--prune.selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
         (["slim", "DATA", "--finetune.epochs", "0"], "finetune.epochs=0"),
