@@ -17,7 +17,7 @@ from yolo_slim.pruning.components import components, fixed_by_equal_counts, reas
 from yolo_slim.pruning.labels import leaves
 from yolo_slim.pruning.layers import is_depthwise, side, sides_of, tensors_of
 from yolo_slim.pruning.passes import Pass, default_passes, module_names, tag_attributes
-from yolo_slim.pruning.restored import restored
+from yolo_slim.pruning.restored import Snapshot
 from yolo_slim.pruning.tracer import HiddenOperations, Tracer
 
 
@@ -159,25 +159,30 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
     passes = tuple(default_passes(example_inputs) if passes is None else passes)
     if not passes:
         raise ValueError("trace needs at least one pass; got an empty list")
-    tracer = Tracer(model)
-    names = {module: name for name, module in model.named_modules()}
+    named = list(model.named_modules(remove_duplicate=False))
+    names = {module: name for name, module in reversed(named)}
+    tracer = Tracer(list(names))
+    before = Snapshot(model)
     for run in passes:
-        with restored(model), torch.random.fork_rng(devices=[]), torch.no_grad(), module_names(names, tracer):
-            tag_attributes(names, tracer)
-            with HiddenOperations(tracer), tracer:
-                outputs = run(model)
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), module_names(names, tracer):
+            try:
+                tag_attributes(names, tracer)
+                with HiddenOperations(tracer), tracer:
+                    outputs = run(model)
+            finally:
+                before.restore()
             found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
             if not found:
                 raise ValueError(f"pass {run!r} returned {type(outputs).__name__} without tensors; return the outputs")
             tracer.operation = "output"
             tracer.fix_tensors(found, "is an output of the model")
-    return _build(model, tracer, passes)
+    return _build(named, tracer, passes)
 
 
-def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> ChannelGraph:
+def _build(named: Sequence[tuple[str, nn.Module]], tracer: Tracer, passes: tuple[Pass, ...]) -> ChannelGraph:
     owners = [
         (f"{name}.{key}" if name else key, module, key, tensor)
-        for name, module in model.named_modules(remove_duplicate=False)
+        for name, module in named
         for key, tensor in tensors_of(module).items()
     ]
     for name, module, key, tensor in owners:
@@ -229,7 +234,7 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
             gated[axes[name][0].numpy()] = True
             seen.add(id(module))
         _check_cover(name, module, key, tensor, axes[name])
-    layers = {name: groups for name, groups in _outputs(model, axes) if name in gammas or not gated[groups].all()}
+    layers = {name: groups for name, groups in _outputs(named, axes) if name in gammas or not gated[groups].all()}
     for labels in tracer.ungated:
         gated[group_of[labels]] = False
     return ChannelGraph(
@@ -249,16 +254,20 @@ def _build(model: nn.Module, tracer: Tracer, passes: tuple[Pass, ...]) -> Channe
         summed=frozenset((name, a) for name, _, _, t in owners for a in axes[name] if (id(t), a) in tracer.summed),
         layers=layers,
         gammas=gammas,
-        modules=tuple(name for name, _ in model.named_modules(remove_duplicate=False) if name),
+        modules=tuple(name for name, _ in named if name),
         passes=passes,
     )
 
 
-def _outputs(model: nn.Module, axes: dict[str, dict[int, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def _outputs(
+    named: Sequence[tuple[str, nn.Module]], axes: dict[str, dict[int, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
     """The groups of the output channels of every layer with weights."""
-    for name, module in model.named_modules():
+    seen: set[nn.Module] = set()
+    for name, module in named:
         key = f"{name}.weight" if name else "weight"
-        if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes:
+        if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes and module not in seen:
+            seen.add(module)
             axis = 0 if is_depthwise(module) else (sides_of(module) or {})["weight"].index("out")
             if axis in axes[key]:
                 yield name, axes[key][axis]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,29 +14,54 @@ from torch import nn
 _CONTAINERS = (list, dict, set, OrderedDict)
 
 
+class Snapshot:
+    """What a model was like: modes, attributes, buffers' values, parameters' identity and requires_grad.
+
+    Of a list, dictionary or set that is an attribute it keeps the items, but not what these hold in turn. Values of
+    parameters are not kept.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+        values = [value for _, before in self._attributes for value in before.values()]
+        self._containers = [(value, value.copy()) for value in values if type(value) in _CONTAINERS and value]
+        self._empty = [value for value in values if type(value) in _CONTAINERS and not value]
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+
+    def restore(self) -> None:
+        """Makes the model what it was."""
+        for container in self._empty:
+            container.clear()
+        for now, before in (*self._attributes, *self._containers):
+            if not _same(now, before):
+                now.clear()
+                (now.extend if isinstance(now, list) else now.update)(before)
+        with torch.no_grad():
+            for buffer, values in self._buffers:
+                if not torch.equal(buffer, values):
+                    buffer.copy_(values)
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+
+
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Gives back, whatever happens inside: modes, attributes, buffers, parameters' identity and requires_grad.
-
-    A list, dictionary or set that is an attribute gets its items back, but not what these hold in turn.
-    """
-    modules = list(model.modules())
-    attributes = [dict(vars(m)) for m in modules]
-    containers = [(v, copy.copy(v)) for values in attributes for v in values.values() if type(v) in _CONTAINERS]
-    buffers = [(b, b.clone()) for m in modules for b in m._buffers.values() if b is not None]
-    flags = [(p, p.requires_grad) for m in modules for p in m._parameters.values() if p is not None]
+    """Gives back, whatever happens inside, what a :class:`Snapshot` of the model holds."""
+    snapshot = Snapshot(model)
     try:
         yield
     finally:
-        for module, values in zip(modules, attributes, strict=True):
-            vars(module).clear()
-            vars(module).update(values)
-        for container, items in containers:
-            container.clear()
-            (container.extend if isinstance(container, list) else container.update)(items)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        snapshot.restore()
+
+
+def _same(now: Any, before: Any) -> bool:
+    """Whether two containers hold the very same items in the same order."""
+    if len(now) != len(before):
+        return False
+    if isinstance(now, dict):
+        return all(map(is_, now, before)) and all(map(is_, now.values(), before.values()))
+    return all(map(is_, now, before))

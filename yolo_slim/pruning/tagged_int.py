@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
+from torch.nn import Parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +145,8 @@ for _name in ("real", "numerator"):
 def untag(value: Any) -> Any:
     """Removes the tags from a call's arguments (tuples, lists, sizes, slices)."""
     kind = type(value)
+    if kind is Tensor or kind is Parameter or kind is int or value is None:
+        return value
     if kind is TaggedInt:
         return int.__int__(value)
     if kind is slice:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, leaves, tensors_in
+from yolo_slim.pruning.layers import tensors_of
 from yolo_slim.pruning.rules import NEUTRAL, RULES, SIZED
 from yolo_slim.pruning.stand_in import NAMES as STAND_INS
 from yolo_slim.pruning.stand_in import stand_in
@@ -39,7 +41,7 @@ class Tracer(TorchFunctionMode):
     Parameters and buffers keep their labels from one pass to the next, activations lose theirs.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.count = 0
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
@@ -51,9 +53,9 @@ class Tracer(TorchFunctionMode):
         self.ungated: list[np.ndarray] = []
         self.summed: set[tuple[int, int]] = set()
         self.not_summed: set[tuple[int, int]] = set()
-        self.owned = {id(t): t for t in _tensors(model)}
+        self.owned = {id(t): t for module in modules for t in tensors_of(module).values()}
         self.owned_axes: dict[int, dict[int, Axis]] = {}
-        self.gammas = {id(m.weight) for m in model.modules() if isinstance(m, _BatchNorm) and m.weight is not None}
+        self.gammas = {id(m.weight) for m in modules if isinstance(m, _BatchNorm) and m.weight is not None}
         self.modules: list[str] = []
         self.operation = ""
         self._activations: Any = WeakTensorKeyDictionary()
@@ -265,11 +267,12 @@ class HiddenOperations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@cache
 def operation_name(func: Callable[..., Any]) -> str:
     """One name for the spellings of an operation: ``add``, ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
-    name = getattr(func, "__name__", str(func))
-    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or not hasattr(func, "__name__"):
         return str(func)  # other argument orders than the functions of the same name
+    name: str = func.__name__
     if name == "__get__":
         return getattr(func, "__self__").__name__  # noqa: B009
     if name == "__set__":
@@ -284,8 +287,3 @@ def _unwrapped(tensor: Tensor) -> Tensor:
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
