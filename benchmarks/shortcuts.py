@@ -63,9 +63,7 @@ def row(given: argparse.Namespace, share: float, shortcuts: str) -> str:
     with (Path(given.project) / name / "metrics.csv").open(encoding="utf-8") as file:
         scores_by_epoch = [float(line["val/map"]) for line in csv.DictReader(file) if line.get("val/map")]
     size = f"{report.flops_after / 1e9:.3f} | {report.parameters_after / 1e6:.3f} M"
-    return (
-        f"| {shortcuts} | {size} | {pruned:.3f} | {max(scores_by_epoch):.3f} | {mean(scores_by_epoch[-LAST:]):.3f} |"
-    )
+    return f"| {shortcuts} | {size} | {pruned:.3f} | {max(scores_by_epoch):.3f} | {mean(scores_by_epoch[-LAST:]):.3f} |"
 
 
 def validated(detector: YOLODetector, data: YOLODataModule) -> float:

@@ -85,7 +85,7 @@ class Recipe:
         if given.sparse.enabled or given.prune.enabled:
             detector = YOLODetector(model.model, given.data.names, model.weights, given.data.imgsz)
             example = detector.pruning_example if needs_example(given.prune.selection) else None
-            check(detector.net, detector.trace_channels(), given.prune.selection, example)
+            check(detector.net, detector.trace_channels(), given.prune.selection, example, given.prune.compensation)
 
     # Phases
 

@@ -44,7 +44,8 @@ def test_prunes_the_average(tmp_path):
 
     ema, note = WeightEMA(0.9, 5.0), Note()
     module = ToyClassifier()
-    toy_trainer(tmp_path, callbacks=[ChannelPruning(ratio=0.5, min_channels=2), note, ema]).fit(module, toy_loader())
+    pruning = ChannelPruning(ratio=0.5, min_channels=2, compensation="none")  # a fold would change the bias
+    toy_trainer(tmp_path, callbacks=[pruning, note, ema]).fit(module, toy_loader())
     assert torch.equal(module.head.bias, note.average)
 
 

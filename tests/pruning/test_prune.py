@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tests.helpers.toy_nets import TOYS, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.test_surgery import difference, random_drop, silenced, with_one_wrong_channel
 from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
-from yolo_slim.pruning.prune import TOLERANCE, verify
+from yolo_slim.pruning.prune import TOLERANCE, check, verify
 from yolo_slim.pruning.silence import silence
 
 SELECTIONS = [Selection(0.5), Selection(0.9), Selection(0.99, min_channels=1), Selection(0.4, shortcuts="spare")]
@@ -128,3 +129,54 @@ def test_verify_sees_one_wrong_channel_in_single_precision(layer):
     plan = make_plan(graph, dropped)
     assert verify(model, graph, dropped, plan) < 1e-5
     assert verify(model, graph, dropped, with_one_wrong_channel(plan, layer)) > TOLERANCE
+
+
+@torch.no_grad()
+def test_exact_compensation_is_proved_on_a_copy_and_reported(monkeypatch):
+    model, passes = yolo(), yolo_passes(128)
+    graph = trace(model, passes=passes)
+    report = prune(copy.deepcopy(model), graph, Selection(0.4), compensation="exact")
+    assert report.error < 1e-10
+    assert report.compensation.kept_dead > 0
+    data = report.to_dict()["compensation"]
+    assert yaml.safe_load(yaml.safe_dump(data)) == data
+    assert data["kept_dead"] == report.compensation.kept_dead
+    monkeypatch.setattr("yolo_slim.pruning.compensation._merge", lambda entry, dropped: None)
+    with pytest.raises(RuntimeError, match="differs from the dense one"):
+        prune(model, graph, Selection(0.4), compensation="exact")
+
+
+@pytest.mark.parametrize("other", [{"round_to": 4}, {"max_params": 1e6}])
+def test_exact_compensation_is_refused_where_dead_channels_must_not_stay(other):
+    model = yolo()
+    graph = trace(model, passes=yolo_passes())
+    with pytest.raises(ValueError, match="compensation='exact' keeps some dead channels"):
+        prune(model, graph, Selection(**other), compensation="exact")
+    with pytest.raises(ValueError, match="compensation='fould': expected one of none, fold, exact"):
+        prune(model, graph, Selection(**other), compensation="fould")
+
+
+def test_check_finds_what_prune_would_refuse():
+    model = yolo()
+    graph, images = trace(model, passes=yolo_passes()), torch.rand(1, 3, 64, 64).double()
+    check(model, graph, Selection(max_flops=5e7, max_latency_ms=1), images)
+    for selection, message in (
+        (Selection(ratios={"nothing": 0.1}), "'nothing' matches no layer"),
+        (Selection(max_params=1e3), "max_params"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check(model, graph, selection, images)
+    with pytest.raises(ValueError, match="needs example_inputs to time"):
+        check(model, graph, Selection(max_latency_ms=1))
+
+
+def test_a_latency_budget_is_met_by_what_was_measured(monkeypatch):
+    """The clock of this test is the number of parameters: a budget in milliseconds can be checked exactly."""
+    parameters = lambda m, x, repeats=20: sum(p.numel() for p in m.parameters()) / 1e9  # noqa: E731
+    monkeypatch.setattr(importlib.import_module("yolo_slim.pruning.prune"), "latency", parameters)
+    model = yolo()
+    graph, images = trace(model, passes=yolo_passes()), torch.rand(1, 3, 64, 64).double()
+    limit = 0.5 * 1000 * parameters(model, images)
+    report = prune(model, graph, Selection(max_latency_ms=limit), example_inputs=images)
+    assert 0.99 * limit < report.latency_ms <= limit
+    assert report.latency_ms == 1000 * parameters(model, images)

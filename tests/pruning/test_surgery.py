@@ -5,10 +5,20 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from tests.helpers.toy_nets import TOYS, Net, Split, bn, conv, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, select, trace
+from yolo_slim.pruning import (
+    PruningPlan,
+    Selection,
+    apply_plan,
+    apply_structure,
+    make_plan,
+    select,
+    structure_of,
+    trace,
+)
 from yolo_slim.pruning.graph import ChannelGraph
 from yolo_slim.pruning.silence import silence
 
@@ -218,3 +228,36 @@ def test_a_plan_that_does_not_fit_touches_nothing(misfit):
     after = model.state_dict(keep_vars=True)
     assert all(id(after[name]) == key and torch.equal(after[name], value) for name, (key, value) in before.items())
     assert (model.c, model.c1.out_channels) == (4, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_depthwise_transposed_convolution_is_cut_along_its_one_axis(bias):
+    up = nn.ConvTranspose2d(6, 6, 2, 2, groups=6, bias=bias)
+    layers = {"c": conv(3, 6), "b": bn(6), "up": up, "b2": bn(6), "head": conv(6, 2)}
+    model = randomised(Net(lambda n, x: n.head(n.b2(n.up(n.b(n.c(x)))).relu()), **layers))
+    x = torch.rand(1, 3, 8, 8).double()
+    graph = trace(model, x)
+    dropped = random_drop(graph, 0.5, 0, min_channels=1)
+    slim = copy.deepcopy(model)
+    apply_plan(slim, make_plan(graph, dropped))
+    assert (slim.up.in_channels, slim.up.out_channels, slim.up.groups) == (3, 3, 3)
+    assert difference(slim(x), silenced(model, graph, dropped)(x)) < 1e-10
+    rebuilt = copy.deepcopy(model)
+    apply_structure(rebuilt, structure_of(slim))
+    rebuilt.load_state_dict(slim.state_dict())
+    assert torch.equal(rebuilt(x), slim(x))
+
+
+@torch.no_grad()
+def test_frozen_batch_norm_without_epsilon_is_silenced_without_a_division_by_zero():
+    layers = {"c": conv(3, 6), "b": FrozenBatchNorm2d(6, eps=0.0), "head": conv(6, 2)}
+    model = randomised(Net(lambda n, x: n.head(n.b(n.c(x)).relu()), **layers))
+    x = torch.rand(1, 3, 8, 8).double()
+    graph = trace(model, x)
+    dropped = torch.zeros(graph.num_groups, dtype=torch.bool)
+    dropped[graph.layers["c"][:3]] = True
+    slim = copy.deepcopy(model)
+    apply_plan(slim, make_plan(graph, dropped))
+    assert [tuple(buffer.shape) for buffer in slim.b.buffers()] == [(3,)] * 4
+    assert difference(slim(x), silenced(model, graph, dropped)(x)) < 1e-10

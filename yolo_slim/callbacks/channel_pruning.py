@@ -147,7 +147,7 @@ class ChannelPruning(Callback):
         ignore: Sequence[str] = (),
         selection: Selection | None = None,
         importance: Importance | None = None,
-        compensation: Literal["none", "fold", "exact"] = "none",
+        compensation: Literal["none", "fold", "exact"] = "fold",
         target: str | None = None,
         dirpath: str | None = None,
     ) -> None:
@@ -173,7 +173,7 @@ class ChannelPruning(Callback):
                 f"{type(pl_module).__name__} to one of the size that it will be used with"
             )
         try:
-            check(find_target(pl_module, self.target), graph, self.selection, given)
+            check(find_target(pl_module, self.target), graph, self.selection, given, self.compensation)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
 

@@ -122,22 +122,34 @@ class ChannelGraph:
         if shortcuts not in ("couple", "spare"):
             raise ValueError(f"shortcuts={shortcuts!r}: expected 'couple' or 'spare'")
         unprunable = self.fixed.numpy() | (self.residual.numpy() if shortcuts == "spare" else False)
-        unprunable[self._ignored(ignore)] = True
+        for pattern in ignore:
+            unprunable |= self.made_in(pattern, "ignore").numpy()
         equal = [[part.numpy() for part in parts] for parts in self.equal_counts]
         for parts in fixed_by_equal_counts(unprunable, equal):
             for part in parts:
                 unprunable[part] = True
         return ~unprunable
 
-    def _ignored(self, patterns: Sequence[str]) -> np.ndarray:
-        found: list[np.ndarray] = []
-        for pattern in patterns:
-            matched = {name for name in self.modules if fnmatchcase(name, pattern)}
-            inside = [t for t in self.axes if any(t.startswith(f"{name}.") for name in matched)]
-            if not inside:
-                raise ValueError(f"ignore pattern {pattern!r} matches no layer; names look like {_some(self.layers)}")
-            found += [g.numpy() for t in inside for axis, g in self.axes[t].items() if self.sides[t][axis] != "in"]
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+    def made_in(self, pattern: str, what: str) -> Tensor:
+        """Bool (num_groups,), the channels that the modules of a name, and all modules inside, make.
+
+        Args:
+            pattern: an ``fnmatch`` pattern of module names.
+            what: what the pattern was given as, for the error.
+
+        Raises:
+            ValueError: if it matches no module with parameters or buffers.
+        """
+        matched = tuple(f"{name}." for name in self.modules if fnmatchcase(name, pattern))
+        inside = [tensor for tensor in self.axes if tensor.startswith(matched)]
+        if not inside:
+            raise ValueError(f"{what} pattern {pattern!r} matches no layer; names look like {_some(self.layers)}")
+        made = torch.zeros(self.num_groups, dtype=torch.bool)
+        for tensor in inside:
+            for axis, groups in self.axes[tensor].items():
+                if self.sides[tensor][axis] != "in":
+                    made[groups] = True
+        return made
 
 
 def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass] | None = None) -> ChannelGraph:
@@ -268,7 +280,7 @@ def _outputs(
         key = f"{name}.weight" if name else "weight"
         if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes and module not in seen:
             seen.add(module)
-            axis = 0 if is_depthwise(module) else (sides_of(module) or {})["weight"].index("out")
+            axis = (sides_of(module) or {})["weight"].index("out")
             if axis in axes[key]:
                 yield name, axes[key][axis]
 

@@ -22,6 +22,8 @@ _KINDS: tuple[tuple[type[nn.Module], Sides], ...] = (
 
 def sides_of(module: nn.Module) -> Sides | None:
     """The sides of a stock layer's tensors; None for any other module."""
+    if is_depthwise(module):  # a transposed one too has one row of its weight per channel
+        return {"weight": ("out", "in"), "bias": _VECTOR}
     return next((sides for kind, sides in _KINDS if isinstance(module, kind)), None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def make_pools(
     """
     pool_of = np.full(graph.num_groups, len(ratios))
     for i, (pattern, asked) in enumerate(ratios):
-        concerned = _with_equal_parts(graph, _made_in(graph, pattern))
+        concerned = _with_equal_parts(graph, graph.made_in(pattern, "ratios").numpy())
         if asked > 0 and not members[concerned].any():
             raise ValueError(f"ratios: no channel that {pattern!r} matches is prunable, see graph.reasons and ignore")
         pool_of[concerned] = i
@@ -81,24 +80,6 @@ def make_pools(
         own = order[pool_of[order] == i]
         pools.append(Pool(asked_here, np.where(pool_of == i, members, 0), own, None if share is None else share[own]))
     return pools, order
-
-
-def _made_in(graph: ChannelGraph, pattern: str) -> np.ndarray:
-    """Bool (num_groups,), the channels that the matched modules, and all inside, make."""
-    matched = {name for name in graph.modules if fnmatchcase(name, pattern)}
-    made = np.zeros(graph.num_groups, bool)
-    found = False
-    for tensor, axes in graph.axes.items():
-        path = tensor.split(".")
-        if any(".".join(path[:end]) in matched for end in range(1, len(path))):
-            found = True
-            for axis, groups in axes.items():
-                if graph.sides[tensor][axis] != "in":
-                    made[groups.numpy()] = True
-    if not found:
-        names = ", ".join(list(graph.layers)[:3])
-        raise ValueError(f"ratios: pattern {pattern!r} matches no layer; names look like {names}")
-    return made
 
 
 def _with_equal_parts(graph: ChannelGraph, groups: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from yolo_slim.pruning.compensation import Compensated, compensate
 from yolo_slim.pruning.cost import CostModel
+from yolo_slim.pruning.dead_inputs import leave_constants
 from yolo_slim.pruning.graph import ChannelGraph, Fixed
 from yolo_slim.pruning.importance import gamma_importance
 from yolo_slim.pruning.latency import latency
@@ -20,7 +21,7 @@ from yolo_slim.pruning.select import select
 from yolo_slim.pruning.selection import Selection
 from yolo_slim.pruning.structure import Structure, structure_of
 from yolo_slim.pruning.surgery import apply_plan
-from yolo_slim.pruning.verify import TOLERANCE, verify
+from yolo_slim.pruning.verify import TOLERANCE, difference, verify
 
 COMPENSATIONS = ("none", "fold", "exact")
 
@@ -44,7 +45,7 @@ class PruningReport:
         layers: channels of every layer before and after, except of those that may lose none and have no gamma.
         request: what was asked for, in words.
         asked: the ratio that was asked for; where a budget was given, the one it took.
-        reached: the ratio that was reached.
+        reached: the ratio that was reached, dead channels that exact compensation keeps included.
         threshold: highest score of a dropped group.
         held: layer -> channels that score below the threshold and are kept by ``min_channels`` alone.
         bound: layer -> channels that are kept because parts must stay equal, or by ``round_to``.
@@ -117,8 +118,7 @@ def prune(
     for name, parameter in model.named_parameters():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
-    if compensation not in COMPENSATIONS:
-        raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(COMPENSATIONS)}")
+    _check_compensation(compensation, selection)
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = gamma_importance(model, graph) if scores is None else scores
     selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
@@ -129,6 +129,11 @@ def prune(
         dropped = compensated.dropped
     plan = make_plan(graph, dropped)
     error = verify(model, graph, dropped, plan)
+    if compensated is not None and compensation == "exact" and not compensated.uncompensated:
+        reference, slim = copy.deepcopy(model), copy.deepcopy(dense)
+        leave_constants(reference, graph, selected.dropped)
+        apply_plan(slim, plan)
+        error = max(error, difference(slim, reference, graph.passes[0]))
     if not error < TOLERANCE:
         raise RuntimeError(
             f"the pruned model differs from the dense one without the dropped channels by {error:.1e} (allowed:"
@@ -166,8 +171,14 @@ def prune(
     )
 
 
-def check(model: nn.Module, graph: ChannelGraph, selection: Selection, example_inputs: Any = None) -> None:
-    """Finds out, before a long training, whether a selection can be met, whatever the scores will be.
+def check(
+    model: nn.Module,
+    graph: ChannelGraph,
+    selection: Selection,
+    example_inputs: Any = None,
+    compensation: str = "none",
+) -> None:
+    """Finds out, before a long training, whether :func:`prune` can do what it will be asked for, whatever the scores.
 
     A latency is not looked at: it is only known once the model is pruned.
 
@@ -176,15 +187,29 @@ def check(model: nn.Module, graph: ChannelGraph, selection: Selection, example_i
         graph: its channel graph.
         selection: what shall be dropped after the training.
         example_inputs: as for :func:`prune`.
+        compensation: as for :func:`prune`.
 
     Raises:
-        ValueError: if a pattern matches nothing, a budget cannot be reached, or example inputs are needed.
+        ValueError: if a pattern matches nothing, a budget cannot be reached, example inputs are needed, or the
+            compensation does not go with the selection or the passes of the graph.
     """
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = torch.arange(graph.num_groups, dtype=torch.float64)
-    select(graph, scores, replace(selection, max_latency_ms=None), cost)
+    _check_compensation(compensation, selection)
+    dropped = select(graph, scores, replace(selection, max_latency_ms=None), cost).dropped
+    if compensation != "none":
+        compensate(copy.deepcopy(model), graph, dropped, exact=compensation == "exact")
     if selection.max_latency_ms is not None and example_inputs is None:
         raise ValueError(f"{selection} needs example_inputs to time a forward with")
+
+
+def _check_compensation(compensation: str, selection: Selection) -> None:
+    if compensation not in COMPENSATIONS:
+        raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(COMPENSATIONS)}")
+    if compensation == "exact" and (selection.budgets or selection.round_to > 1):
+        raise ValueError(
+            "compensation='exact' keeps some dead channels, which a budget or round_to forbids; use 'fold'"
+        )
 
 
 def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> Callable[[Tensor], float] | None:

@@ -26,8 +26,8 @@ def select(
     """Drops the groups with the lowest scores, as many as the ratio asks for or the budgets need.
 
     Every layer keeps its best ``min_channels`` channels. Parts that must stay equal keep as many channels as the part
-    that keeps most. Every layer keeps a multiple of ``round_to``, see :class:`KeepRules`. A ratio counts a group as
-    often as it has prunable channels; the largest number of channels not above the asked one is dropped (with
+    that keeps most. Every layer keeps a multiple of ``round_to``, see :class:`KeepRules`. A ratio counts a group that
+    has a score as often as it has prunable channels; the largest number not above the asked one is dropped (with
     ``round_to``, of what one threshold gives). A budget is met with the lowest threshold that does; if that ends more
     than 1% below, because ``round_to`` makes large steps, the best channels are taken back where the budget has room
     for a step. A latency is met as measured, and as closely as measurements are steady. Equal scores are dropped in
@@ -53,10 +53,13 @@ def select(
     members = np.zeros(graph.num_groups, np.int64)
     for layer in graph.prunable_layers(selection.shortcuts, selection.ignore):
         np.add.at(members, layer.groups[layer.prunable].numpy(), 1)
+    if not members.any():
+        raise ValueError("no channel is prunable: see graph.reasons, and the patterns in ignore")
+    members[values == np.inf] = 0
+    candidates = members > 0
     total = int(members.sum())
     if total == 0:
-        raise ValueError("no channel is prunable: see graph.reasons, and the patterns in ignore")
-    candidates = (members > 0) & (values < np.inf)
+        raise ValueError("no prunable channel has a score: score models without BatchNorm by 'l1', 'l2' or 'taylor'")
     ratio = None if selection.budgets else selection.ratio
     local = selection.scope == "local"
     pools, order = make_pools(graph, members, candidates, values, ratio, selection.ratio_list, local)

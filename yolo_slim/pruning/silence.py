@@ -27,9 +27,14 @@ def silence(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> None:
     ungated = dropped & ~graph.gated
     if not ungated.any():
         return
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    # A variance is divided by; what it divides becomes zero.
+    tensors = {name: t for name, t in tensors.items() if t.is_floating_point() and not name.endswith("running_var")}
     for name, axes in graph.axes.items():
         for axis, groups in axes.items():
             silent = ungated[groups]
-            if (name, axis) not in graph.summed and silent.any() and tensors[name].is_floating_point():
+            if (name, axis) not in graph.summed and name in tensors and silent.any():
                 tensors[name].movedim(axis, 0)[silent.to(tensors[name].device)] = 0

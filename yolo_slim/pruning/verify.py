@@ -29,9 +29,17 @@ def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: Pruning
     dense, slim = copy.deepcopy(model), copy.deepcopy(model)
     silence(dense, graph, dropped)
     apply_plan(slim, plan)
-    expected = _outputs(dense, graph.passes[0])
+    return difference(slim, dense, graph.passes[0])
+
+
+def difference(slim: nn.Module, dense: nn.Module, run: Pass) -> float:
+    """The largest absolute difference of an output, relative to the largest absolute value of that output of ``dense``.
+
+    Inf where ``slim`` fails to run, returns other shapes, or NaN.
+    """
+    expected = _outputs(dense, run)
     try:
-        found = _outputs(slim, graph.passes[0])
+        found = _outputs(slim, run)
     except (RuntimeError, ValueError, IndexError):
         return float("inf")
     if [t.shape for t in found] != [t.shape for t in expected]:
