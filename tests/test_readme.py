@@ -13,6 +13,7 @@ import torch
 from tests.helpers.toy_module import ToyClassifier, toy_loader
 from yolo_slim.detection import data, shapes
 from yolo_slim.main import main
+from yolo_slim.pruning import PruningPlan, apply_plan
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -60,13 +61,25 @@ def test_make_targets_exist():
 
 def test_python_block_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("python")
+    _, block = blocks("python")
     quick = re.sub(r"max_epochs=\d+", "max_epochs=2, accelerator='cpu', logger=False", block)
     quick = quick.replace("ratio=0.5", "ratio=0.5, min_channels=2")
     names = {"MyDetector": ToyClassifier, "my_data": toy_loader}
     exec(quick, names)
     assert names["detector"].gammas().numel() == pytest.approx(20, abs=2)
     assert names["detector"](torch.rand(1, 3, 8, 8)).shape == (1, 4)
+
+
+def test_the_engine_block_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    block, _ = blocks("python")
+    small = block.replace("resnet50", "resnet18").replace('weights="DEFAULT"', "").replace("224, 224", "64, 64")
+    names: dict = {}
+    exec(small.replace("max_flops=4e9", "max_flops=1.5e8"), names)
+    assert 0.99 * 1.5e8 < names["report"].flops_after <= 1.5e8
+    other = names["resnet18"]()
+    apply_plan(other, PruningPlan.load("plan.yaml"))
+    assert [p.shape for p in other.parameters()] == [p.shape for p in names["model"].parameters()]
 
 
 def test_every_path_in_the_map_exists():

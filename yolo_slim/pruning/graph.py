@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from yolo_slim.pruning.components import components, fixed_by_equal_counts, reasons_of
 from yolo_slim.pruning.labels import leaves
 from yolo_slim.pruning.layers import is_depthwise, side, sides_of, tensors_of
-from yolo_slim.pruning.passes import Pass, default_passes, module_names, tag_attributes
+from yolo_slim.pruning.passes import Pass, default_passes, tag_attributes
 from yolo_slim.pruning.restored import Snapshot
 from yolo_slim.pruning.tracer import HiddenOperations, Tracer
 
@@ -173,21 +173,22 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
         raise ValueError("trace needs at least one pass; got an empty list")
     named = list(model.named_modules(remove_duplicate=False))
     names = {module: name for name, module in reversed(named)}
-    tracer = Tracer(list(names))
+    tracer = Tracer(names)
     before = Snapshot(model)
     for run in passes:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), module_names(names, tracer):
-            try:
-                tag_attributes(names, tracer)
-                with HiddenOperations(tracer), tracer:
-                    outputs = run(model)
-            finally:
-                before.restore()
-            found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
-            if not found:
-                raise ValueError(f"pass {run!r} returned {type(outputs).__name__} without tensors; return the outputs")
-            tracer.operation = "output"
-            tracer.fix_tensors(found, "is an output of the model")
+        tracer.start_pass()
+        try:
+            tag_attributes(names, tracer)
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), HiddenOperations(tracer), tracer:
+                outputs = run(model)
+        finally:
+            before.restore()
+        found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
+        if not found:
+            raise ValueError(f"pass {run!r} returned {type(outputs).__name__} without tensors; return the outputs")
+        tracer.module, tracer.operation = "", "output"
+        tracer.fix_tensors(found, "is an output of the model")
+        tracer.module = None
     return _build(named, tracer, passes)
 
 
@@ -199,19 +200,19 @@ def _build(named: Sequence[tuple[str, nn.Module]], tracer: Tracer, passes: tuple
     ]
     for name, module, key, tensor in owners:
         if id(tensor) not in tracer.owned_axes and tensor.dim() > 0:
-            tracer.modules, tracer.operation = [name.rpartition(".")[0]], key
+            tracer.module, tracer.operation = name.rpartition(".")[0], key
             for axis in range(len((sides_of(module) or {}).get(key, ("",)))):
                 tracer.fix(tracer.own(tensor, axis), "is not reached by any pass")
     for source in sorted(tracer.used_attributes & tracer.attributes.keys(), key=str):
         for labels in tracer.attributes.pop(source):
-            tracer.modules, tracer.operation = [source.module], source.name
+            tracer.module, tracer.operation = source.module, source.name
             tracer.fix(labels, "its size is an attribute that is also used in arithmetic or a comparison")
 
     both = tracer.summed & tracer.not_summed
     for name, _, key, tensor in owners:
         for axis, channels in tracer.owned_axes.get(id(tensor), {}).items():
             if (id(tensor), axis) in both:
-                tracer.modules, tracer.operation = [name.rpartition(".")[0]], key
+                tracer.module, tracer.operation = name.rpartition(".")[0], key
                 tracer.fix(channels, "is summed over in one place and not in another")
 
     num_groups, group_of = components(tracer.count, tracer.edges)

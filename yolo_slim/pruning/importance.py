@@ -117,8 +117,9 @@ def gamma_importance(model: nn.Module, graph: ChannelGraph) -> Tensor:
 
 def gamma_values(model: nn.Module, graph: ChannelGraph) -> Iterator[Values]:
     """|gamma| of every BatchNorm layer's gated channels (Liu et al., ICCV 2017)."""
+    modules = dict(model.named_modules())
     for name, groups in graph.gammas.items():
-        gamma = model.get_submodule(name).weight
+        gamma = modules[name].weight
         assert isinstance(gamma, Tensor)
         gated = graph.gated[groups]
         yield Values(groups[gated], _plain(gamma).abs()[gated])

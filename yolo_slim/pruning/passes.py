@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.modules import module as module_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolo_slim.pruning.tagged_int import AttributeSource, TaggedInt
@@ -48,25 +46,3 @@ def tag_attributes(names: Mapping[nn.Module, str], tracer: Tracer) -> None:
             elif type(value) in (list, tuple) and all(type(item) is int for item in value):
                 tags = (TaggedInt(v, (AttributeSource(name, key, i),), tracer.use) for i, v in enumerate(value))
                 vars(module)[key] = type(value)(tags)
-
-
-@contextmanager
-def module_names(names: Mapping[nn.Module, str], tracer: Tracer) -> Iterator[None]:
-    """Tells the tracer which module is running."""
-
-    def enter(module: nn.Module, args: Any) -> None:
-        tracer.modules.append(names.get(module, type(module).__name__))
-
-    def leave(module: nn.Module, args: Any, result: Any) -> None:
-        tracer.modules.pop()
-
-    hooks = [
-        module_hooks.register_module_forward_pre_hook(enter),
-        module_hooks.register_module_forward_hook(leave),
-    ]
-    try:
-        yield
-    finally:
-        tracer.modules.clear()
-        for hook in hooks:
-            hook.remove()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -13,7 +15,6 @@ from yolo_slim.pruning.layers import (
     multiplier,
     set_counts,
     side_axes,
-    submodule,
     tensors_of,
 )
 from yolo_slim.pruning.plan import PruningPlan
@@ -32,15 +33,16 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
     Raises:
         ValueError: if the plan does not fit the model, which is then untouched.
     """
-    cuts = _cuts(model, plan)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    cuts = _cuts(modules, plan)
     attributes = [
-        (submodule(model, module, "plan"), name, value)
+        (_module(modules, module), name, value)
         for module, values in plan.attributes.items()
         for name, value in values.items()
     ]
     for module, name, value in attributes:
         _set_attribute(module, name, value, dry_run=True)
-    multipliers = {m: multiplier(m) for m in model.modules() if is_depthwise(m)}
+    multipliers = {m: multiplier(m) for m in modules.values() if is_depthwise(m)}
     indices: dict[int, Tensor] = {}
     new = {key: _cut(tensor, keep, indices) for key, (tensor, keep) in cuts.items()}
     changed = install(model, new)
@@ -50,11 +52,17 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
         _set_attribute(module, name, value)
 
 
-def _cuts(model: nn.Module, plan: PruningPlan) -> dict[int, tuple[Tensor, dict[int, list[int]]]]:
+def _module(modules: Mapping[str, nn.Module], name: str) -> nn.Module:
+    if name not in modules:
+        raise ValueError(f"plan does not fit: the model has no module {name!r}")
+    return modules[name]
+
+
+def _cuts(modules: Mapping[str, nn.Module], plan: PruningPlan) -> dict[int, tuple[Tensor, dict[int, list[int]]]]:
     """Identity of a tensor -> the tensor, and the indices to keep along each of its axes."""
     cuts: dict[int, tuple[Tensor, dict[int, list[int]]]] = {}
     for name, sides in plan.entries.items():
-        module = submodule(model, name, "plan")
+        module = _module(modules, name)
         tensors = tensors_of(module)
         for side, keep in sides.items():
             size, found = plan.sizes[name][side], list(side_axes(module, side))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import weakref
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, leaves, tensors_in
 from yolo_slim.pruning.layers import tensors_of
@@ -33,16 +35,35 @@ class Fix(NamedTuple):
     reason: str
 
 
+class _Mark:
+    """The channels of an activation, kept on the tensor itself; a copy of the tensor carries none."""
+
+    __slots__ = ("axes", "owner")
+
+    def __init__(self, owner: object, axes: list[Axis | None]) -> None:
+        self.owner, self.axes = owner, axes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
 class Tracer(TorchFunctionMode):
     """Collects how channels depend on each other while a model runs under it.
 
     Labels that must live and die together are collected as ``edges``; labels that may never be dropped as ``fixes``;
     sets of channels that must keep the same number as ``equal``; sizes given by a module's attribute as ``attributes``.
     Parameters and buffers keep their labels from one pass to the next, activations lose theirs.
+
+    Args:
+        names: the names of the model's modules.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
         super().__init__()
+        self.names = names
         self.count = 0
         self.edges: list[tuple[np.ndarray, np.ndarray]] = []
         self.fixes: list[Fix] = []
@@ -53,12 +74,17 @@ class Tracer(TorchFunctionMode):
         self.ungated: list[np.ndarray] = []
         self.summed: set[tuple[int, int]] = set()
         self.not_summed: set[tuple[int, int]] = set()
-        self.owned = {id(t): t for module in modules for t in tensors_of(module).values()}
+        self.owned = {id(t): t for module in names for t in tensors_of(module).values()}
         self.owned_axes: dict[int, dict[int, Axis]] = {}
-        self.gammas = {id(m.weight) for m in modules if isinstance(m, _BatchNorm) and m.weight is not None}
-        self.modules: list[str] = []
+        self.gammas = {id(m.weight) for m in names if isinstance(m, _BatchNorm) and m.weight is not None}
+        self.module: str | None = None
         self.operation = ""
-        self._activations: Any = WeakTensorKeyDictionary()
+        self.start_pass()
+
+    def start_pass(self) -> None:
+        """Forgets the activations of an earlier pass."""
+        self._pass = object()
+        self._marked: list[weakref.ref[Tensor]] = []
 
     # ---- labels
     def new_labels(self, size: int) -> np.ndarray:
@@ -87,9 +113,9 @@ class Tracer(TorchFunctionMode):
 
     def axes(self, tensor: Tensor, values_used: bool = True) -> list[Axis | None]:
         """The channels along every axis of a tensor, None for an axis that follows no channel."""
-        known = self._activations.get(tensor)
-        if known is not None:
-            return list(known)
+        mark = self._mark(tensor)
+        if mark is not None:
+            return list(mark.axes)
         if id(tensor) in self.owned:
             sizes = enumerate(tensor.shape)
             return [self.own(tensor, i, values_used=values_used) if size > 1 else None for i, size in sizes]
@@ -97,7 +123,7 @@ class Tracer(TorchFunctionMode):
 
     def is_labelled(self, tensor: Tensor) -> bool:
         """Whether some axis of the tensor follows channels."""
-        return tensor in self._activations or id(tensor) in self.owned
+        return self._mark(tensor) is not None or id(tensor) in self.owned
 
     def label(self, tensor: Tensor, axes: list[Axis | None]) -> None:
         """Sets the channels of an operation's result."""
@@ -105,13 +131,19 @@ class Tracer(TorchFunctionMode):
             raise Unsupported(f"labels do not fit a result of shape {tuple(tensor.shape)}")
         if id(tensor) in self.owned:
             raise Unsupported("writes into a parameter or buffer")
-        self._activations.pop(tensor, None)
+        self.forget(tensor)
         if any(axis is not None for axis in axes):
-            self._activations[tensor] = axes
+            tensor._channels = _Mark(self._pass, axes)  # type: ignore[attr-defined]
+            self._marked.append(weakref.ref(tensor))
 
     def forget(self, tensor: Tensor) -> None:
         """Removes the labels of an activation."""
-        self._activations.pop(tensor, None)
+        if self._mark(tensor) is not None:
+            del tensor._channels  # type: ignore[attr-defined]
+
+    def _mark(self, tensor: Tensor) -> _Mark | None:
+        mark: _Mark | None = getattr(tensor, "_channels", None)
+        return mark if mark is not None and mark.owner is self._pass else None
 
     # ---- what rules report
     def unite(self, first: Axis | None, second: Axis | None) -> None:
@@ -127,7 +159,7 @@ class Tracer(TorchFunctionMode):
         """The channels of this axis may never be dropped."""
         if axis is not None:
             labels = axis.labels if isinstance(axis, Axis) else axis
-            self.fixes.append(Fix(labels, self.modules[-1] if self.modules else "", self.operation, reason))
+            self.fixes.append(Fix(labels, self._running(), self.operation, reason))
 
     def fix_tensors(self, values: Any, reason: str) -> None:
         """No channel of any tensor in a nest of values may be dropped."""
@@ -147,7 +179,19 @@ class Tracer(TorchFunctionMode):
 
     def keep_equal(self, parts: list[np.ndarray]) -> None:
         """All parts must keep the same number of channels."""
-        self.equal.append((parts, self.modules[-1] if self.modules else ""))
+        self.equal.append((parts, self._running()))
+
+    def _running(self) -> str:
+        """The name of the innermost module of the model whose code is running; hooks would slow every module down."""
+        if self.module is not None:
+            return self.module
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, nn.Module) and owner in self.names:
+                return self.names[owner]
+            frame = frame.f_back
+        return ""
 
     def use(self, value: object) -> None:
         """A value may be a channel count that is used in a way that cannot be followed: then it may not change."""
@@ -225,11 +269,13 @@ class Tracer(TorchFunctionMode):
         if same and not lowest:
             return
         memory = tensor.untyped_storage().data_ptr()
-        for other, axes in list(self._activations.items()):
-            if other is not tensor and other.untyped_storage().data_ptr() == memory:
+        for other in {id(t): t for reference in self._marked if (t := reference()) is not None}.values():
+            mark = self._mark(other)
+            if mark is not None and other is not tensor and other.untyped_storage().data_ptr() == memory:
                 if not same:
                     self.fix_tensors([other], "is overwritten through another view of its memory")
-                self._activations[other] = [a and a.with_zero(np.minimum(a.zero, min(lowest, default=2))) for a in axes]
+                zero = min(lowest, default=Zero.BY_GAMMA)
+                mark.axes = [a and a.with_zero(np.minimum(a.zero, zero)) for a in mark.axes]
 
     @staticmethod
     def _run(func: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
