@@ -18,6 +18,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+collect_ignore_glob = ["helpers/*"]  # no tests in there; looking for doctests would import them a second time
 
 
 @pytest.fixture(scope="session")
