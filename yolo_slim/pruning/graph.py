@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from yolo_slim.pruning.components import components, fixed_by_equal_counts, reasons_of
 from yolo_slim.pruning.labels import leaves
 from yolo_slim.pruning.layers import is_depthwise, side, sides_of, tensors_of
-from yolo_slim.pruning.passes import Pass, default_passes, tag_attributes
+from yolo_slim.pruning.passes import Pass, default_passes, tagged_attributes
 from yolo_slim.pruning.restored import Snapshot
 from yolo_slim.pruning.tracer import HiddenOperations, Tracer
 
@@ -174,11 +174,12 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
     named = list(model.named_modules(remove_duplicate=False))
     names = {module: name for name, module in reversed(named)}
     tracer = Tracer(names)
-    before = Snapshot(model)
+    before, tagged = Snapshot(model), tagged_attributes(names, tracer)
     for run in passes:
         tracer.start_pass()
         try:
-            tag_attributes(names, tracer)
+            for attributes, name, value in tagged:
+                attributes[name] = value.copy() if isinstance(value, list) else value
             with torch.random.fork_rng(devices=[]), torch.no_grad(), HiddenOperations(tracer), tracer:
                 outputs = run(model)
         finally:

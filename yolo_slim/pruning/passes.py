@@ -33,16 +33,23 @@ def default_passes(example_inputs: Any) -> list[Pass]:
     return [evaluate, train]
 
 
-def tag_attributes(names: Mapping[nn.Module, str], tracer: Tracer) -> None:
-    """Tags the integers that a module of the user's keeps; stock layers read theirs from their weights."""
+def tagged_attributes(names: Mapping[nn.Module, str], tracer: Tracer) -> list[tuple[dict[str, Any], str, Any]]:
+    """The integers that modules of the user's keep, tagged; stock layers read theirs from their weights.
+
+    Returns:
+        A module's ``vars``, the name of an attribute in it, and the value to put there for a pass; a list is to be
+        copied, so that a pass may change it.
+    """
+    found: list[tuple[dict[str, Any], str, Any]] = []
     for module, name in names.items():
         if type(module).__module__.startswith("torch.nn"):
             continue
-        for key, value in list(vars(module).items()):
+        for key, value in vars(module).items():
             if key.startswith("_"):
                 continue
             if type(value) is int:
-                vars(module)[key] = TaggedInt(value, (AttributeSource(name, key, None),), tracer.use)
-            elif type(value) in (list, tuple) and all(type(item) is int for item in value):
+                found.append((vars(module), key, TaggedInt(value, (AttributeSource(name, key, None),), tracer.use)))
+            elif type(value) in (list, tuple) and value and all(type(item) is int for item in value):
                 tags = (TaggedInt(v, (AttributeSource(name, key, i),), tracer.use) for i, v in enumerate(value))
-                vars(module)[key] = type(value)(tags)
+                found.append((vars(module), key, type(value)(tags)))
+    return found
