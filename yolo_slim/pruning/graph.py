@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from yolo_slim.pruning.components import components, fixed_by_equal_counts, reasons_of
+from yolo_slim.pruning.hidden_operations import HiddenOperations
 from yolo_slim.pruning.labels import leaves
-from yolo_slim.pruning.layers import is_depthwise, side, sides_of, tensors_of
+from yolo_slim.pruning.layers import is_depthwise, output_channels, side, sides_of, tensors_of
 from yolo_slim.pruning.passes import Pass, default_passes, tagged_attributes
 from yolo_slim.pruning.restored import Snapshot
-from yolo_slim.pruning.tracer import HiddenOperations, Tracer
+from yolo_slim.pruning.tracer import Tracer
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,9 @@ def _build(named: Sequence[tuple[str, nn.Module]], tracer: Tracer, passes: tuple
             gated[axes[name][0].numpy()] = True
             seen.add(id(module))
         _check_cover(name, module, key, tensor, axes[name])
-    layers = {name: groups for name, groups in _outputs(named, axes) if name in gammas or not gated[groups].all()}
+    layers = {
+        name: groups for name, groups in output_channels(named, axes) if name in gammas or not gated[groups].all()
+    }
     for labels in tracer.ungated:
         gated[group_of[labels]] = False
     return ChannelGraph(
@@ -271,20 +273,6 @@ def _build(named: Sequence[tuple[str, nn.Module]], tracer: Tracer, passes: tuple
         modules=tuple(name for name, _ in named if name),
         passes=passes,
     )
-
-
-def _outputs(
-    named: Sequence[tuple[str, nn.Module]], axes: dict[str, dict[int, Tensor]]
-) -> Iterator[tuple[str, Tensor]]:
-    """The groups of the output channels of every layer with weights."""
-    seen: set[nn.Module] = set()
-    for name, module in named:
-        key = f"{name}.weight" if name else "weight"
-        if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes and module not in seen:
-            seen.add(module)
-            axis = (sides_of(module) or {})["weight"].index("out")
-            if axis in axes[key]:
-                yield name, axes[key][axis]
 
 
 def _check_cover(name: str, module: nn.Module, key: str, tensor: Tensor, axes: dict[int, Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -42,6 +42,20 @@ def side_axes(module: nn.Module, name: str) -> Iterator[tuple[str, int]]:
     for tensor, sides in (sides_of(module) or {}).items():
         if getattr(module, tensor, None) is not None and name in sides:
             yield tensor, sides.index(name)
+
+
+def output_channels(
+    named: Sequence[tuple[str, nn.Module]], axes: dict[str, dict[int, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """The groups of the output channels of every layer with weights."""
+    seen: set[nn.Module] = set()
+    for name, module in named:
+        key = f"{name}.weight" if name else "weight"
+        if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes and module not in seen:
+            seen.add(module)
+            axis = (sides_of(module) or {})["weight"].index("out")
+            if axis in axes[key]:
+                yield name, axes[key][axis]
 
 
 def is_depthwise(module: nn.Module) -> bool:

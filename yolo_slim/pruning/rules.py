@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from yolo_slim.pruning.labels import Call, words
 from yolo_slim.pruning.rules_arithmetic import ARITHMETIC
@@ -32,3 +35,19 @@ NEUTRAL = frozenset(
         """
     )
 )
+
+
+@cache
+def operation_name(func: Callable[..., Any]) -> str:
+    """One name for the spellings of an operation: ``add``, ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or not hasattr(func, "__name__"):
+        return str(func)  # other argument orders than the functions of the same name
+    name: str = func.__name__
+    if name == "__get__":
+        return getattr(func, "__self__").__name__  # noqa: B009
+    if name == "__set__":
+        return "set_" + getattr(func, "__self__").__name__  # noqa: B009
+    if name.startswith("__"):
+        name = name.strip("_")
+        return name[1:] if name in ("iadd", "isub", "imul", "itruediv", "radd", "rmul") else name
+    return name.removesuffix("_")

@@ -6,8 +6,7 @@ import contextlib
 import sys
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolo_slim.pruning.labels import Axis, Call, Unsupported, Zero, leaves, tensors_in
 from yolo_slim.pruning.layers import tensors_of
-from yolo_slim.pruning.rules import NEUTRAL, RULES, SIZED
+from yolo_slim.pruning.rules import NEUTRAL, RULES, SIZED, operation_name
 from yolo_slim.pruning.stand_in import NAMES as STAND_INS
 from yolo_slim.pruning.stand_in import stand_in
 from yolo_slim.pruning.tagged_int import AttributeSource, DimSource, TaggedInt, untag
@@ -294,39 +292,6 @@ class Tracer(TorchFunctionMode):
         if dim is not None:
             return tag(result, axes[dim])
         return torch.Size([tag(size, axis) for size, axis in zip(result, axes, strict=True)])
-
-
-class HiddenOperations(TorchDispatchMode):
-    """Fixes what is touched by operations that no function mode sees, such as those of a scripted function."""
-
-    def __init__(self, tracer: Tracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler at the first use, which takes over a second
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.tracer.operation = str(func)
-        self.tracer.fix_tensors((args, kwargs), "no rule for this operation")
-        return func(*args, **(kwargs or {}))
-
-
-@cache
-def operation_name(func: Callable[..., Any]) -> str:
-    """One name for the spellings of an operation: ``add``, ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
-    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or not hasattr(func, "__name__"):
-        return str(func)  # other argument orders than the functions of the same name
-    name: str = func.__name__
-    if name == "__get__":
-        return getattr(func, "__self__").__name__  # noqa: B009
-    if name == "__set__":
-        return "set_" + getattr(func, "__self__").__name__  # noqa: B009
-    if name.startswith("__"):
-        name = name.strip("_")
-        return name[1:] if name in ("iadd", "isub", "imul", "itruediv", "radd", "rmul") else name
-    return name.removesuffix("_")
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:
