@@ -5,15 +5,12 @@ python -m benchmarks.importance --weights runs/baseline/best.ckpt --data PATH/da
 
 from __future__ import annotations
 
-import argparse
 import copy
-import logging
-import warnings
 from typing import Any
 
 import torch
 
-from benchmarks.shortcuts import validated
+from benchmarks.scores import arguments, quiet, validated
 from yolo_slim.detection.calibration import observe_gradients, training_batches
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
@@ -35,15 +32,10 @@ VARIANTS = [
 
 def main() -> None:
     """Prints a markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="checkpoint of a dense model")
-    parser.add_argument("--data", required=True, help="data YAML")
-    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels")
+    parser = arguments(__doc__, weights="checkpoint of a dense model")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.6, 0.45], help="operations left, as a share")
     given = parser.parse_args()
-    for name in ("lightning.pytorch", "ultralytics"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    quiet()
 
     data = YOLODataModule(given.data, imgsz=given.imgsz, batch=16, workers=0)
     detector = YOLODetector(weights=given.weights, imgsz=given.imgsz)
@@ -52,7 +44,7 @@ def main() -> None:
     dense: Any = profile(detector.net, images)
     print("| operations | importance | per | compensation | parameters | mAP50-95 |")
     print("| ---: | --- | --- | --- | ---: | ---: |")
-    print(f"| 100% | | | | {dense.parameters / 1e6:.3f} M | {validated(detector, data):.3f} |", flush=True)
+    print(f"| 100% | | | | {dense.parameters / 1e6:.3f} M | {validated(detector, data)[1]:.3f} |", flush=True)
     for share in given.shares:
         for importance, per, compensation in VARIANTS:
             slim = copy.deepcopy(detector)
@@ -60,7 +52,7 @@ def main() -> None:
             selection = Selection(max_flops=share * 2 * dense.macs, per=per)
             report = prune(slim.net, graph, selection, scores, example_inputs=images, compensation=compensation)
             row = f"| {share:.0%} | {importance.kind} | {per} | {compensation} | {report.parameters_after / 1e6:.3f} M"
-            print(f"{row} | {validated(slim, data):.3f} |", flush=True)
+            print(f"{row} | {validated(slim, data)[1]:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

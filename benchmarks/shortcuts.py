@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 
+from benchmarks.scores import arguments, validated
 from yolo_slim.callbacks.channel_pruning import save_slim
 from yolo_slim.detection.calibration import observe_gradients, training_batches
 from yolo_slim.detection.data import YOLODataModule
@@ -28,10 +29,7 @@ LAST = 5  # epochs whose mean is reported: single epochs on a small validation s
 
 def main() -> None:
     """Prints a markdown table, a row per share of the operations and way with shortcuts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="checkpoint of a dense model")
-    parser.add_argument("--data", required=True, help="data YAML")
-    parser.add_argument("--imgsz", type=int, default=640, help="image side in pixels")
+    parser = arguments(__doc__, weights="checkpoint of a dense model")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.35], help="operations left, as a share")
     parser.add_argument("--epochs", type=int, default=15, help="epochs of the finetune")
     parser.add_argument("--project", default="runs/shortcuts", help="folder of the run folders")
@@ -58,18 +56,12 @@ def row(given: argparse.Namespace, share: float, shortcuts: str) -> str:
     store_structure(detector, report.structure)
     name = f"{shortcuts}_{share:g}"
     slim = save_slim(detector, report, Path(given.project) / f"{name}_prune")
-    pruned = validated(YOLODetector(weights=str(slim), names=data.names), data)
+    _, pruned = validated(YOLODetector(weights=str(slim), names=data.names), data)
     finetune(given, slim, name)
     with (Path(given.project) / name / "metrics.csv").open(encoding="utf-8") as file:
         scores_by_epoch = [float(line["val/map"]) for line in csv.DictReader(file) if line.get("val/map")]
     size = f"{report.flops_after / 1e9:.3f} | {report.parameters_after / 1e6:.3f} M"
     return f"| {shortcuts} | {size} | {pruned:.3f} | {max(scores_by_epoch):.3f} | {mean(scores_by_epoch[-LAST:]):.3f} |"
-
-
-def validated(detector: YOLODetector, data: YOLODataModule) -> float:
-    """MAP50-95 on the validation images."""
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return float(Trainer(**quiet).validate(detector, datamodule=data, verbose=False)[0]["val/map"])
 
 
 def finetune(given: argparse.Namespace, slim: Path, name: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
 
 from yolo_slim.pruning import Pass
+from yolo_slim.pruning.passes import train_but_statistics
 
 Passes = Callable[[nn.Module, int, torch.dtype], list[Pass]]
 
@@ -75,11 +75,7 @@ def ultralytics_passes(model: nn.Module, size: int, dtype: torch.dtype) -> list[
         return run(model.eval(), **text)
 
     def training(model: nn.Module) -> Any:
-        model.train()
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return run(model, **text)
+        return run(train_but_statistics(model), **text)
 
     def export(model: nn.Module) -> Any:
         with _forward_split(model.eval()):

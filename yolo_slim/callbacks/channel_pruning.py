@@ -27,7 +27,7 @@ from yolo_slim.pruning import (
     prune,
     store_structure,
 )
-from yolo_slim.pruning.prune import COMPENSATIONS, check
+from yolo_slim.pruning.prune import check, check_compensation
 
 
 def prune_module(
@@ -151,9 +151,11 @@ class ChannelPruning(Callback):
         target: str | None = None,
         dirpath: str | None = None,
     ) -> None:
-        if compensation not in COMPENSATIONS:
-            raise MisconfigurationException(f"compensation={compensation!r}: expected one of {COMPENSATIONS}")
         self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
+        try:
+            check_compensation(compensation, self.selection)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
         self.importance = importance or Importance()
         self.compensation = compensation
         self.target = target

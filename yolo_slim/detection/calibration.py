@@ -6,11 +6,11 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolo_slim.detection.data import Augmentation, YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.pruning import ChannelGraph, Taylor
+from yolo_slim.pruning.passes import train_but_statistics
 from yolo_slim.pruning.restored import restored
 
 PLAIN = Augmentation(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0, mosaic=0)
@@ -45,10 +45,7 @@ def observe_gradients(detector: YOLODetector, graph: ChannelGraph, batches: list
     net = detector.net
     taylor = Taylor(net, graph)
     with restored(detector):
-        net.train()
-        for module in net.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+        train_but_statistics(net)
         for batch in batches:
             net.zero_grad(set_to_none=True)
             detector.loss(to_device(batch, net)).backward()

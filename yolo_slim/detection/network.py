@@ -14,6 +14,7 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.pruning import ChannelGraph, apply_structure, trace
+from yolo_slim.pruning.passes import train_but_statistics
 
 #: Images have sides of a multiple of this, the coarsest of a detector's feature maps, in pixels.
 STRIDE = 32
@@ -136,11 +137,7 @@ def trace_network(net: DetectionModel) -> ChannelGraph:
         return raw_outputs(net.eval(), images)
 
     def training(net: nn.Module) -> Any:
-        net.train()
-        for module in net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return raw_outputs(net, images)
+        return raw_outputs(train_but_statistics(net), images)
 
     def export(net: nn.Module) -> Any:
         # Ultralytics' exporter swaps every forward for forward_split, which splits by C2f.c instead of halving.

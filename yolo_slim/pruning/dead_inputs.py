@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from yolo_slim.pruning.dispatch import DispatchMode
 from yolo_slim.pruning.graph import ChannelGraph
 from yolo_slim.pruning.labels import leaves
 from yolo_slim.pruning.layers import is_depthwise, tensors_of
@@ -134,7 +134,7 @@ class _Seen:
     norms: list[str] = field(default_factory=list)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(DispatchMode):
     """Counts how often tensors are read, and what reads them."""
 
     def __init__(self) -> None:
@@ -148,10 +148,6 @@ class _Watch(TorchDispatchMode):
 
     def read(self, values: Any) -> None:
         self.reads.update(id(value) for value in leaves(values) if id(value) in self.tensors)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler at the first use, which takes over a second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self.read((args, kwargs))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from yolo_slim.pruning.graph import ChannelGraph
-from yolo_slim.pruning.layers import is_depthwise, sides_of
+from yolo_slim.pruning.layers import sides_of
 
 if TYPE_CHECKING:
     from yolo_slim.pruning.taylor import Taylor
@@ -230,7 +230,7 @@ def filters_of(model: nn.Module, graph: ChannelGraph) -> Iterator[Filters]:
         axes = graph.axes.get(f"{name}.weight" if name else "weight")
         if axes is None or not isinstance(layer, (_ConvNd, nn.Linear)):
             continue
-        axis = 0 if is_depthwise(layer) else (sides_of(layer) or {})["weight"].index("out")
+        axis = (sides_of(layer) or {})["weight"].index("out")
         if axis in axes:
             yield Filters(layer, axis, axes[axis])
 

@@ -14,6 +14,15 @@ from yolo_slim.pruning.tracer import Tracer
 Pass = Callable[[nn.Module], Any]
 
 
+def train_but_statistics(model: nn.Module) -> nn.Module:
+    """Puts a model into train mode and its BatchNorm layers into eval mode, and returns it."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+    return model
+
+
 def default_passes(example_inputs: Any) -> list[Pass]:
     """A forward in eval mode, and one in train mode with the BatchNorm layers in eval mode."""
     if example_inputs is None:
@@ -24,11 +33,7 @@ def default_passes(example_inputs: Any) -> list[Pass]:
         return model.eval()(*inputs)
 
     def train(model: nn.Module) -> Any:
-        model.train()
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return model(*inputs)
+        return train_but_statistics(model)(*inputs)
 
     return [evaluate, train]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from yolo_slim.pruning.dispatch import DispatchMode
 from yolo_slim.pruning.labels import leaves
 from yolo_slim.pruning.latency import positional
 from yolo_slim.pruning.restored import restored
@@ -102,7 +102,7 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
     return Profile(_parameters(model), sum(macs.values()), sum(outputs.values()), live.peak, layers)
 
 
-class _LiveStorages(TorchDispatchMode):
+class _LiveStorages(DispatchMode):
     """Watches the memory that tensors hold while operations run, except the tensors that are there already."""
 
     def __init__(self, present: tuple) -> None:
@@ -110,10 +110,6 @@ class _LiveStorages(TorchDispatchMode):
         self.peak = 0
         self._present = {StorageWeakRef(storage) for storage in _storages(present)}
         self._live: dict[StorageWeakRef, int] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler at the first use, which takes over a second
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -118,7 +118,7 @@ def prune(
     for name, parameter in model.named_parameters():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
-    _check_compensation(compensation, selection)
+    check_compensation(compensation, selection)
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = gamma_importance(model, graph) if scores is None else scores
     selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
@@ -195,7 +195,7 @@ def check(
     """
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = torch.arange(graph.num_groups, dtype=torch.float64)
-    _check_compensation(compensation, selection)
+    check_compensation(compensation, selection)
     dropped = select(graph, scores, replace(selection, max_latency_ms=None), cost).dropped
     if compensation != "none":
         compensate(copy.deepcopy(model), graph, dropped, exact=compensation == "exact")
@@ -203,7 +203,12 @@ def check(
         raise ValueError(f"{selection} needs example_inputs to time a forward with")
 
 
-def _check_compensation(compensation: str, selection: Selection) -> None:
+def check_compensation(compensation: str, selection: Selection) -> None:
+    """Refuses an unknown compensation, and one that does not go with the selection.
+
+    Raises:
+        ValueError: if it is unknown, or "exact" with a budget or ``round_to``.
+    """
     if compensation not in COMPENSATIONS:
         raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(COMPENSATIONS)}")
     if compensation == "exact" and (selection.budgets or selection.round_to > 1):
