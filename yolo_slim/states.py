@@ -11,7 +11,7 @@ from torch import nn
 
 from yolo_slim.detection.checkpoints import load_network
 from yolo_slim.pruning import latency, profile
-from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes
+from yolo_slim.pruning.penalty import gamma_magnitudes, small_share
 
 
 def size_of(net: nn.Module, imgsz: int) -> dict[str, float]:
@@ -23,8 +23,11 @@ def size_of(net: nn.Module, imgsz: int) -> dict[str, float]:
     """
     images = torch.zeros(1, 3, imgsz, imgsz, device=next(net.parameters()).device)
     found = profile(net, images)
-    small = (gamma_magnitudes(net) < SMALL_GAMMA).float().mean().item()
-    return {"parameters": found.parameters, "gflops": 2 * found.macs / 1e9, "small_gammas": small}
+    return {
+        "parameters": found.parameters,
+        "gflops": 2 * found.macs / 1e9,
+        "small_gammas": small_share(gamma_magnitudes(net)),
+    }
 
 
 def latencies(paths: Mapping[str, str | Path], imgsz: int, rounds: int = 5) -> dict[str, float]:

@@ -31,17 +31,17 @@ def test_ramp_of_rates_momentum_and_accumulation():
     optimizer = torch.optim.SGD(groups, lr=0.01, momentum=0.9)
     warmup = WarmUp(batches=10, accumulate=4, momentum=(0.8, 0.9), bias_rate=0.1)
 
-    assert warmup.apply(optimizer, 0, 1.0) == 1
+    assert warmup.apply(optimizer.param_groups, 0, 1.0) == 1
     assert [g["lr"] for g in optimizer.param_groups] == [0.0, 0.1]
     assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.8)
 
-    assert warmup.apply(optimizer, 5, 1.0) == 2
+    assert warmup.apply(optimizer.param_groups, 5, 1.0) == 2
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.005, 0.055])
 
-    assert warmup.apply(optimizer, 10, 0.5) == 4
+    assert warmup.apply(optimizer.param_groups, 10, 0.5) == 4
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.005, 0.005])
     optimizer.param_groups[0]["lr"] = 0.123
-    assert warmup.apply(optimizer, 11, 0.5) == 4
+    assert warmup.apply(optimizer.param_groups, 11, 0.5) == 4
     assert optimizer.param_groups[0]["lr"] == 0.123
 
 

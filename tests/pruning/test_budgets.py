@@ -10,7 +10,7 @@ from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.test_select import chain, kept, scores_for
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
 from yolo_slim.pruning.budgets import Budgets
-from yolo_slim.pruning.penalty import Growing
+from yolo_slim.pruning.growing import Growing
 
 IMAGES = torch.rand(1, 3, 64, 64, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tests.helpers.toy_nets import Net, bn, conv, out, randomised
 from tests.pruning.test_plan import toy
 from yolo_slim.pruning import Importance, Selection, Taylor, importance_scores, trace
-from yolo_slim.pruning.penalty import Growing
+from yolo_slim.pruning.growing import Growing
 
 
 def backward(model, seed):

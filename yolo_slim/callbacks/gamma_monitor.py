@@ -9,14 +9,18 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from yolo_slim.callbacks.target import find_target
-from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes
+from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes, small_share
+
+QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
+CUT_OFFS = {"small": SMALL_GAMMA, "tiny": 1e-4}
 
 
 class GammaMonitor(Callback):
     """Logs the distribution of |gamma| after every epoch: quantiles, the share of small ones, and a histogram.
 
-    Scalars go to every logger as ``gamma/median``, ``gamma/q10`` and ``gamma/small`` (share below 1e-2); the
-    histogram goes to loggers whose experiment has ``add_histogram`` (TensorBoard).
+    Scalars go to every logger: ``gamma/q10``, ``q25``, ``median``, ``q75``, ``q90``, and the shares below 1e-2 and
+    1e-4, ``gamma/small`` and ``gamma/tiny``. The histogram goes to loggers whose experiment has ``add_histogram``
+    (TensorBoard).
 
     Args:
         target: Path of the submodule that is watched; by default ``pl_module.pruning_target`` or the whole module.
@@ -30,9 +34,10 @@ class GammaMonitor(Callback):
         gammas = gamma_magnitudes(find_target(pl_module, self.target))
         if not gammas.numel():
             return
-        q10, median = torch.quantile(gammas, gammas.new_tensor([0.1, 0.5])).tolist()
-        share = (gammas < SMALL_GAMMA).float().mean().item()
-        values = {"gamma/q10": q10, "gamma/median": median, "gamma/small": share}
+        levels = torch.quantile(gammas, gammas.new_tensor(list(QUANTILES.values()))).tolist()
+        values = dict(zip(QUANTILES, levels, strict=True))
+        values |= {name: small_share(gammas, limit) for name, limit in CUT_OFFS.items()}
+        values = {f"gamma/{name}": value for name, value in values.items()}
         pl_module.log_dict(values, sync_dist=True)
         if trainer.is_global_zero:
             for logger in trainer.loggers:

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
-from yolo_slim.callbacks.target import find_target, make_selection, trace_target
-from yolo_slim.pruning import Selection
-from yolo_slim.pruning.penalty import SMALL_GAMMA, Growing, Subgradient, check_growing, gamma_magnitudes, strength_at
+from yolo_slim.callbacks.full_precision import FullPrecision
+from yolo_slim.callbacks.gamma_monitor import GammaMonitor
+from yolo_slim.callbacks.preview import Preview
+from yolo_slim.callbacks.reach import check_owners, refuse_line_search
+from yolo_slim.callbacks.statistics_pace import StatisticsPace
+from yolo_slim.callbacks.strength import Strength
+from yolo_slim.callbacks.target import copies_of_target, find_target, make_selection, trace_target
+from yolo_slim.pruning import ChannelGraph, Selected, Selection
+from yolo_slim.pruning.growing import Growing, check_growing
+from yolo_slim.pruning.penalty import (
+    SMALL_GAMMA,
+    Proximal,
+    Subgradient,
+    gamma_magnitudes,
+    small_share,
+)
 
-
-class _UnclippedPrecision(Precision):
-    """Full precision that also makes clipping in the module's own ``configure_gradient_clipping`` a no-op."""
-
-    def _clip_gradients(self, *args: Any, **kwargs: Any) -> None:
-        pass
+PENALTIES = ("subgradient", "proximal", "growing")
 
 
 class GammaSparsity(Callback):
@@ -35,33 +43,49 @@ class GammaSparsity(Callback):
     is added to the gradient of every prunable gamma. Mixed precision and gradient clipping would distort the term and
     are off during the fit; both come back after it, also after an exception.
 
+    ``penalty="proximal"`` has the same schedule, but moves the gammas after the step by rate x strength, and stops
+    them at exactly zero (:class:`yolo_slim.pruning.penalty.Proximal`). No optimizer scales it and clipping does not
+    see it: mixed precision and clipping stay on.
+
     ``penalty="growing"`` lets a growing set of channels, the least important ones by first-order Taylor importance,
-    fade to exactly zero while the others adapt (:class:`yolo_slim.pruning.penalty.Growing`); a prune with the same
+    fade to exactly zero while the others adapt (:class:`yolo_slim.pruning.growing.Growing`); a prune with the same
     ``ratio`` then removes channels that do nothing. It works with any optimizer, mixed precision and clipping.
 
-    The gammas that are penalised are those that pruning with the same ``shortcuts`` and ``ignore`` ranks.
+    The gammas that are penalised are those that pruning with the same ``shortcuts`` and ``ignore`` ranks. Every epoch
+    logs their distribution (as :class:`GammaMonitor` does) and what a prune by |gamma| with the same selection would
+    leave: ``sparsity/slim_params``, ``sparsity/slim_gflops``, and ``sparsity/threshold``, the largest importance that
+    it would remove.
 
     Args:
-        penalty: ``subgradient`` or ``growing``.
-        strength: Lambda of the L1 term, above 0 (``subgradient`` only).
-        final_fraction: Share of ``strength`` that is left at the end of the fit, in [0, 1] (``subgradient`` only).
-        ratio: Share of the prunable channels that shall be zero at the end, in (0, 1) (``growing`` only).
-        min_channels: Channels that every layer keeps, at least 1 (``growing`` only).
+        penalty: ``subgradient``, ``proximal`` or ``growing``.
+        strength: Lambda of the L1 term, above 0 (not for ``growing``). ``auto`` chooses it anew every epoch, so that
+            the share of the gammas that the selection removes reaches zero (:class:`Strength`).
+        beta_strength: The same for the betas of the penalised channels, constant over the fit, at least 0 (not for
+            ``growing``). Published tools for YOLOv5 use ten times the strength.
+        final_fraction: Share of ``strength`` that is left at the end of the fit, in [0, 1] (not for ``growing``).
+        ratio: Share of the prunable channels that the prune will remove, in (0, 1): what ``growing`` and ``auto`` work
+            towards and the log reports.
+        min_channels: Channels that every layer keeps, at least 1.
         shortcuts: ``couple`` penalises residual channels too, ``spare`` leaves them alone.
         ignore: Patterns of module names (``fnmatch``) that are left alone.
         selection: What the prune will be asked for, in place of the four arguments above; ``growing`` cannot work
             towards a budget.
         target: Path of the submodule to make sparse; by default ``pl_module.pruning_target`` or the whole module.
 
+    Attributes:
+        gammas_before: |gamma| of all BatchNorm layers when the fit began, float32 (channels,).
+        gammas_after: the same when it ended.
+
     Raises:
-        MisconfigurationException: If an argument is out of range, or the Trainer's strategy, optimizer or number of
-            epochs does not allow the penalty.
+        MisconfigurationException: If an argument is out of range, or the Trainer's strategy, optimizers or number of
+            epochs do not allow the penalty.
     """
 
     def __init__(
         self,
-        penalty: Literal["subgradient", "growing"] = "subgradient",
-        strength: float = 1e-2,
+        penalty: Literal["subgradient", "proximal", "growing"] = "subgradient",
+        strength: float | Literal["auto"] = 1e-2,
+        beta_strength: float = 0.0,
         final_fraction: float = 0.1,
         ratio: float = 0.5,
         min_channels: int = 8,
@@ -70,10 +94,12 @@ class GammaSparsity(Callback):
         selection: Selection | None = None,
         target: str | None = None,
     ) -> None:
-        if penalty not in ("subgradient", "growing"):
-            raise MisconfigurationException(f"penalty={penalty!r} is unknown; expected 'subgradient' or 'growing'")
-        if not strength > 0:
-            raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0")
+        if penalty not in PENALTIES:
+            raise MisconfigurationException(f"penalty={penalty!r} is unknown; expected one of {', '.join(PENALTIES)}")
+        if strength != "auto" and (isinstance(strength, str) or not strength > 0):
+            raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0 or 'auto'")
+        if not beta_strength >= 0:
+            raise MisconfigurationException(f"beta_strength={beta_strength} is out of range; expected 0 or more")
         if not 0 <= final_fraction <= 1:
             raise MisconfigurationException(f"final_fraction={final_fraction} is out of range; expected 0 to 1")
         self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
@@ -84,17 +110,28 @@ class GammaSparsity(Callback):
                 raise MisconfigurationException(str(error)) from error
         self.penalty = penalty
         self.strength = strength
+        self.beta_strength = beta_strength
         self.final_fraction = final_fraction
         self.target = target
-        self._subgradient: Subgradient | None = None
+        self.gammas_before = self.gammas_after = torch.zeros(0)
+        self._precision = FullPrecision()
+        self._resumed: dict[str, Any] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        """Lets go of everything that belongs to one fit."""
+        self._preview: Preview | None = None
+        self._l1: Subgradient | Proximal | None = None
         self._growing: Growing | None = None
-        self._resumed: dict[str, Any] | None = None
-        self._step = self._epoch_steps = 0
-        self._given: tuple[Precision, Any, Any] | None = None
-        self._gammas_before = torch.zeros(0)
+        self._hooks: list[Any] = []
+        self._strength: Strength | None = None
+        self._pace: StatisticsPace | None = None
+        self._step = self._epoch_steps = self._epoch_began = 0
+
+    # Before the first step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Checks the Trainer and, for the subgradient, switches mixed precision and clipping off."""
+        """Checks the Trainer, and switches off what would distort the penalty."""
         if stage != "fit":
             return
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
@@ -112,17 +149,13 @@ class GammaSparsity(Callback):
                 "penalty='growing' measures importance in one epoch and chooses channels from the next one on, "
                 "got max_epochs=1; set --trainer.max_epochs to 2 or more"
             )
-        if self.penalty == "subgradient":
-            self._switch_off(trainer, pl_module)
+        # Weights of 16 bits cannot take the small steps of an L1 term: 1.0 - 0.001 is 1.0 in bfloat16.
+        half = trainer.strategy.precision_plugin.precision in ("16-true", "bf16-true")
+        if self.penalty == "subgradient" or (self.penalty == "proximal" and half):
+            self._precision.switch_on(trainer, pl_module, clipping=self.penalty == "proximal")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Traces the target as it is now: a resumed fit has rebuilt its structure by this time."""
-        for optimizer in trainer.optimizers:
-            if isinstance(optimizer, LBFGS):
-                raise MisconfigurationException(
-                    "GammaSparsity does not work with LBFGS, whose line search does not see the penalty; "
-                    "use SGD or AdamW"
-                )
         model = find_target(pl_module, self.target)
         graph = trace_target(pl_module, self.target)
         try:
@@ -135,45 +168,61 @@ class GammaSparsity(Callback):
                 f"GammaSparsity found no prunable gamma in {type(model).__name__}; it needs BatchNorm layers with "
                 "affine=True whose channels do not reach the outputs"
             )
-        self._epoch_steps = 0
-        if self.penalty == "subgradient":
-            self._subgradient = Subgradient(model, graph, self.selection)
-            how = f"L1 of strength {self.strength:g}, falling to {self.final_fraction:.0%} of it"
-        else:
+        refuse_line_search(trainer.optimizers)
+        if self.penalty == "growing":
             self._growing = Growing(model, graph, self.selection)
-            if self._resumed is not None:
+            if "growing" in self._resumed:
                 self._growing.load_state_dict(self._resumed["growing"])
                 self._epoch_steps = self._resumed["epoch_steps"]
             how = f"a growing share of the channels, up to {self.selection.ratio:.0%}, fades to zero"
+        else:
+            how = self._start_l1(trainer, pl_module, model, graph)
+        try:
+            self._preview = Preview(pl_module, self.target, graph, self.selection)
+            self._preview.select(pl_module, self.target)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
         rank_zero_info(f"GammaSparsity: {channels} prunable gammas in {layers} BatchNorm layers; {how}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes where the fit stands, and says how far a gamma can travel in it."""
         self._step = trainer.global_step  # a resumed fit knows it only now
-        self._gammas_before = gamma_magnitudes(find_target(pl_module, self.target))
-        if self._subgradient is not None:
-            self._tell_reach(trainer)
+        self.gammas_before = gamma_magnitudes(find_target(pl_module, self.target)).cpu()
+        self._pace = StatisticsPace(find_target(pl_module, self.target))
+        self._epoch_began = self._resumed.get("epoch_began", trainer.global_step)
+        if "pace" in self._resumed:
+            self._pace.load_state_dict(self._resumed["pace"])
+        if self._strength is not None:
+            self._strength.start(trainer, pl_module)
+
+    # During the fit
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sets the strength or the chosen channels of the epoch."""
-        epoch, epochs = trainer.current_epoch, trainer.max_epochs or 1
+        steps, self._epoch_began = trainer.global_step - self._epoch_began, trainer.global_step
+        first = self._strength.per_step(trainer.current_epoch) if self._strength is not None and not steps else 0.0
+        if self._pace is not None:
+            pl_module.log("sparsity/drift", self._pace.follow(steps, first), sync_dist=True)
         if self._growing is not None:
             # Nothing shrinks in the first epoch, so there always is an earlier one whose steps are known.
-            reached = self._growing.start_epoch(epoch, epochs, self._epoch_steps)
+            reached = self._growing.start_epoch(trainer.current_epoch, trainer.max_epochs or 1, self._epoch_steps)
             self._epoch_steps = 0
             pl_module.log("sparsity/chosen", reached, sync_dist=True)
         else:
-            strength = strength_at(epoch, epochs, self.strength, self.final_fraction)
-            pl_module.log("sparsity/strength", strength, sync_dist=True)
+            pl_module.log("sparsity/strength", self._strength_now(trainer), sync_dist=True)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Adds the L1 term to, or reads the importance from, the complete gradients of the step."""
         if self._growing is not None:
             self._growing.observe_gradients()
-        elif self._subgradient is not None:
-            strength = strength_at(trainer.current_epoch, trainer.max_epochs or 1, self.strength, self.final_fraction)
+        elif isinstance(self._l1, Subgradient):
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            self._subgradient.add_to_gradients(strength, owned)
+            self._l1.add_to_gradients(self._strength_now(trainer), owned, self.beta_strength)
+
+    def _after_step(self, trainer: Trainer, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """A gradient scaler that skips a step does not get here."""
+        if isinstance(self._l1, Proximal):
+            self._l1.shrink(optimizer, self._strength_now(trainer), self.beta_strength)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -184,33 +233,54 @@ class GammaSparsity(Callback):
         if trainer.global_step > self._step:
             self._step = trainer.global_step
             self._epoch_steps += 1
-            self._growing.shrink(*self._copies(trainer, pl_module))
+            self._growing.shrink(*copies_of_target(trainer, pl_module, self.target))
         if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
-            self._growing.finish(*self._copies(trainer, pl_module))
+            self._growing.finish(*copies_of_target(trainer, pl_module, self.target))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs how the gammas are distributed, and what a prune would leave."""
+        if not any(isinstance(callback, GammaMonitor) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            GammaMonitor(self.target).on_train_epoch_end(trainer, pl_module)
+        selected = self._selected(pl_module)
+        if selected is None:
+            return
+        pl_module.log("sparsity/threshold", selected.threshold, sync_dist=True)
+        if selected.params is not None and selected.flops is not None:
+            pl_module.log("sparsity/slim_params", float(selected.params), sync_dist=True)
+            pl_module.log("sparsity/slim_gflops", selected.flops / 1e9, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says what the phase did to the gammas."""
-        before, after = self._gammas_before, gamma_magnitudes(find_target(pl_module, self.target))
-        small = (after < SMALL_GAMMA).float().mean().item()
-        rank_zero_info(
-            f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
-            f"{small:.1%} of them below {SMALL_GAMMA:g}."
-        )
+        """Says what the phase did to the gammas, and what a prune would leave."""
+        before, after = self.gammas_before, gamma_magnitudes(find_target(pl_module, self.target)).cpu()
+        self.gammas_after = after
+        small = small_share(after)
+        message = f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
+        message += f"{small:.1%} of them below {SMALL_GAMMA:g}."
+        selected = self._selected(pl_module)
+        if selected is not None and selected.params is not None and selected.flops is not None:
+            message += f" A prune with {self.selection} would leave {selected.params / 1e6:.3f} M parameters and "
+            message += f"{selected.flops / 1e9:.2f} GFLOPs, and take gammas up to {selected.threshold:.2g}."
+        rank_zero_info(message)
         if small < 0.01:
             rank_zero_warn(
                 f"GammaSparsity: only {small:.1%} of the gammas are below {SMALL_GAMMA:g}: a prune will cost accuracy. "
                 "Raise the strength or the number of epochs, or use penalty='growing'."
             )
 
+    # After the fit
+
     def state_dict(self) -> dict[str, Any]:
-        """The importance and the choice of the growing penalty, as plain tensors."""
-        if self._growing is None:
-            return {}
-        return {"growing": self._growing.state_dict(), "epoch_steps": self._epoch_steps}
+        """What a resumed fit needs, as plain tensors and numbers."""
+        state: dict[str, Any] = {"epoch_began": self._epoch_began, "epoch_steps": self._epoch_steps}
+        for name in ("growing", "strength", "pace"):
+            part = getattr(self, f"_{name}")
+            if part is not None:
+                state[name] = part.state_dict()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state for ``on_fit_start``, when the graph is known."""
-        self._resumed = state_dict if "growing" in state_dict else None
+        self._resumed = state_dict
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives precision and clipping back."""
@@ -220,51 +290,33 @@ class GammaSparsity(Callback):
         """Gives precision and clipping back; ``teardown`` is not called after an exception."""
         self._give_back(trainer)
 
-    def _tell_reach(self, trainer: Trainer) -> None:
-        optimizer = trainer.optimizers[0]
-        median = self._gammas_before.median().item()
-        if "betas" in optimizer.defaults:
-            rank_zero_warn(
-                f"GammaSparsity: {type(optimizer).__name__} divides the gradient by its size and with it the penalty, "
-                f"so that strength={self.strength:g} says little. Use SGD, or penalty='growing'."
-            )
-            return
-        rate = max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
-        momentum = max(group.get("momentum", 0.0) for group in optimizer.param_groups)
-        steps = trainer.estimated_stepping_batches
-        reach = steps * rate * self.strength * (1 + self.final_fraction) / 2 / (1 - momentum)
-        message = f"GammaSparsity: in {steps} steps at a rate of {rate:g} or less the penalty moves a gamma by "
-        message += f"{reach:.3g} at most; their median is {median:.3g}."
-        if reach < median:
-            needed = self.strength * median / reach
-            rank_zero_warn(f"{message} That is too little: try strength={needed:.2g}, or penalty='growing'.")
-        else:
-            rank_zero_info(message)
-
-    def _copies(self, trainer: Trainer, pl_module: LightningModule) -> list[nn.Module]:
-        """The target and its average, which lags behind and would else still use channels that are gone."""
-        copies = [find_target(pl_module, self.target)]
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
-                copies.append(find_target(callback._average_model.module, self.target))
-        return copies
-
-    def _switch_off(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        plugin, clip = trainer.strategy.precision_plugin, trainer.gradient_clip_val
-        self._given = (plugin, clip, trainer.gradient_clip_algorithm)
-        trainer.strategy.precision_plugin = _UnclippedPrecision()
-        trainer.gradient_clip_val = None
-        trainer.gradient_clip_algorithm = None
-        if plugin.precision != "32-true":
-            rank_zero_warn(f"GammaSparsity: precision {plugin.precision} is 32-true during this fit.")
-        if clip:
-            rank_zero_warn(f"GammaSparsity: gradient_clip_val={clip} is off during this fit.")
-        if any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters()):
-            pl_module.float()
-
     def _give_back(self, trainer: Trainer) -> None:
-        if self._given is not None:
-            plugin, trainer.gradient_clip_val, trainer.gradient_clip_algorithm = self._given
-            trainer.strategy.precision_plugin = plugin
-            self._given = None
-        self._subgradient = self._growing = self._resumed = None
+        self._precision.give_back(trainer)
+        if self._pace is not None:
+            self._pace.give_back()
+        for hook in self._hooks:
+            hook.remove()
+        self._resumed = {}
+        self._forget()
+
+    def _start_l1(self, trainer: Trainer, pl_module: LightningModule, model: nn.Module, graph: ChannelGraph) -> str:
+        self._l1 = l1 = (Proximal if self.penalty == "proximal" else Subgradient)(model, graph, self.selection)
+        check_owners(trainer.optimizers, [id(p) for p in l1.parameters])
+        self._strength = Strength(self.strength, self.final_fraction, l1, share=lambda: self._share(pl_module))
+        self._strength.load_state_dict(self._resumed.get("strength", {}))
+        if isinstance(l1, Proximal):
+            step = partial(self._after_step, trainer)
+            self._hooks = [optimizer.register_step_post_hook(step) for optimizer in trainer.optimizers]
+        return f"{self.penalty} L1 of strength {self.strength}, falling to {self.final_fraction:.0%} of it"
+
+    def _strength_now(self, trainer: Trainer) -> float:
+        assert self._strength is not None
+        return self._strength.at(trainer.current_epoch, trainer.max_epochs or 1)
+
+    def _share(self, pl_module: LightningModule) -> float:
+        """Share of the gammas that a prune would take; half of them where it cannot be foreseen."""
+        selected = self._selected(pl_module)
+        return 0.5 if selected is None else selected.reached
+
+    def _selected(self, pl_module: LightningModule) -> Selected | None:
+        return None if self._preview is None else self._preview.select(pl_module, self.target)

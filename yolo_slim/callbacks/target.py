@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils._pytree import tree_map_only
@@ -52,13 +52,28 @@ def trace_target(pl_module: LightningModule, target: str | None) -> ChannelGraph
 
 
 def example_inputs(pl_module: LightningModule) -> Any:
-    """Inputs of the size that operations are counted for, on the module's device; None where it names none.
+    """Inputs of the size that operations are counted for, on the module's device and of its type; None without any.
 
     A module whose network takes other inputs than its own ``example_input_array`` offers ``pruning_example``.
     """
     example = getattr(pl_module, "pruning_example", None)
     example = pl_module.example_input_array if example is None else example
-    return tree_map_only(torch.Tensor, lambda t: t.to(pl_module.device), example)
+    real = next((p.dtype for p in pl_module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    def fitted(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(pl_module.device, real if tensor.is_floating_point() else None)
+
+    return tree_map_only(torch.Tensor, fitted, example)
+
+
+def copies_of_target(trainer: Trainer, pl_module: LightningModule, target: str | None) -> list[nn.Module]:
+    """The target, and its average where an averaging callback keeps one."""
+    copies = [find_target(pl_module, target)]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        average = getattr(callback, "_average_model", None)
+        if average is not None:
+            copies.append(find_target(average.module, target))
+    return copies
 
 
 def make_selection(

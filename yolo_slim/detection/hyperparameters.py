@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch.optim import Optimizer
 
 #: Names that Ultralytics knows, in any case.
 OPTIMIZERS = ("SGD", "MuSGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "auto")
@@ -90,11 +91,11 @@ class WarmUp:
     momentum: tuple[float, float]
     bias_rate: float
 
-    def apply(self, optimizer: Optimizer, batch: int, rate_factor: float) -> int:
-        """Sets the groups of an optimizer for one batch.
+    def apply(self, groups: list[dict[str, Any]], batch: int, rate_factor: float) -> int:
+        """Sets the parameter groups of an optimizer for one batch.
 
         Args:
-            optimizer: Its groups carry ``initial_lr`` and Ultralytics' ``param_group``.
+            groups: They carry ``initial_lr`` and Ultralytics' ``param_group``.
             batch: Index of the batch, counted over the whole fit.
             rate_factor: Share of the initial rate that holds in this epoch.
 
@@ -104,9 +105,33 @@ class WarmUp:
         if not self.batches or batch > self.batches:
             return self.accumulate
         span = [0, self.batches]
-        for group in optimizer.param_groups:
+        for group in groups:
             start = self.bias_rate if group.get("param_group") == "bias" else 0.0
             group["lr"] = float(np.interp(batch, span, [start, group["initial_lr"] * rate_factor]))
             if "momentum" in group:
                 group["momentum"] = float(np.interp(batch, span, self.momentum))
         return max(1, round(float(np.interp(batch, span, [1, self.accumulate]))))
+
+    def planned_steps(
+        self, groups: list[dict[str, Any]], rate_factors: list[float], batches: int, start: int
+    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The optimizer steps to come, as epoch and parameter groups.
+
+        Args:
+            groups: Parameter groups of the optimizer; they are left as they are.
+            rate_factors: Share of the initial rate in every epoch of the fit.
+            batches: Batches per epoch.
+            start: Epoch to begin with.
+        """
+        planned = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        for epoch in range(start, len(rate_factors)):
+            for group in planned:
+                group["lr"] = group["initial_lr"] * rate_factors[epoch]
+            accumulate, waiting = 1, 0
+            for batch in range(batches):
+                given = self.apply(planned, batches * epoch + batch, rate_factors[epoch])
+                # A group of batches that has begun is finished as it began.
+                accumulate = accumulate if waiting else given
+                waiting = 0 if batch + 1 == batches or (batch + 1) % accumulate == 0 else waiting + 1
+                if not waiting:
+                    yield epoch, planned

@@ -1,21 +1,23 @@
-"""Penalties of the sparse phase: what pushes gammas towards zero, and when.
+"""L1 penalties of the sparse phase: what pulls gammas towards zero, and how hard.
 
-Both classes work on plain modules and know nothing of a trainer: a caller tells them that an epoch starts, that the
-gradients of a step are complete, and that a step was taken.
+The classes work on plain modules and know nothing of a trainer: a caller tells them that the gradients of a step are
+complete, or that a step was taken.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Collection
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from yolo_slim.pruning.graph import ChannelGraph
-from yolo_slim.pruning.importance import reduce_to_groups
-from yolo_slim.pruning.select import select
 from yolo_slim.pruning.selection import Selection
-from yolo_slim.pruning.taylor import gamma_terms
+
+#: Below this a gamma counts as small: its channel can go.
+SMALL_GAMMA = 1e-2
 
 
 def strength_at(epoch: int, epochs: int, strength: float, final_fraction: float = 0.1) -> float:
@@ -33,31 +35,19 @@ def strength_at(epoch: int, epochs: int, strength: float, final_fraction: float 
     return strength * (1 - (1 - final_fraction) * epoch / epochs)
 
 
-def growing_ratio(epoch: int, epochs: int, ratio: float) -> float:
-    """Share of the channels that are under decay in one epoch: a cubic ramp from 0, complete after two thirds.
-
-    The ramp is the one of Zhu & Gupta, "To prune, or not to prune" (2017), equation 1: fast while there is much to
-    remove, slow at the end.
-
-    >>> [round(growing_ratio(e, 9, 0.5), 3) for e in (0, 1, 3, 6, 8)]
-    [0.0, 0.211, 0.438, 0.5, 0.5]
-    """
-    progress = min(1.0, epoch / max(1, 2 * epochs // 3))
-    return ratio * (1 - (1 - progress) ** 3)
-
-
-#: Below this a gamma counts as small: its channel can go.
-SMALL_GAMMA = 1e-2
-
-
 def gamma_magnitudes(model: nn.Module) -> Tensor:
     """|gamma| of all BatchNorm layers of a model in one vector, of shape (channels,)."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.weight is not None]
     return torch.cat([n.weight.detach().abs().float() for n in norms]) if norms else torch.zeros(0)
 
 
-class Subgradient:
-    """The L1 subgradient of Network Slimming: ``grad(gamma) += strength * sign(gamma)``.
+def small_share(magnitudes: Tensor, limit: float = SMALL_GAMMA) -> float:
+    """Share of the entries of ``magnitudes`` that are below ``limit``, in [0, 1]; 0 where there are none."""
+    return (magnitudes < limit).float().mean().item() if magnitudes.numel() else 0.0
+
+
+class PenalisedGammas:
+    """The gammas and betas that an L1 penalty acts on.
 
     Args:
         model: The module whose gammas are penalised.
@@ -67,169 +57,111 @@ class Subgradient:
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
         self._gammas: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._betas: list[tuple[nn.Parameter, Tensor | None]] = []
         for gamma in graph.prunable_gammas(selection.shortcuts, selection.ignore):
-            weight = _norm(model, gamma.module).weight
-            if bool(gamma.prunable.any()):
-                mask = None if bool(gamma.prunable.all()) else gamma.prunable.to(weight.device, weight.dtype)
-                self._gammas.append((weight, mask))
+            norm = norm_at(model, gamma.module)
+            if not bool(gamma.prunable.any()):
+                continue
+            mask = None if bool(gamma.prunable.all()) else gamma.prunable.to(norm.weight.device, norm.weight.dtype)
+            self._gammas.append((norm.weight, mask))
+            if norm.bias is not None:
+                self._betas.append((norm.bias, mask))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The gammas, one parameter per BatchNorm layer; some of their channels may be left alone."""
+        return [weight for weight, _ in self._gammas]
+
+    def magnitudes(self) -> Tensor:
+        """|gamma| of every channel that is penalised, float32 (channels,)."""
+        found = [w.detach().abs().float() if m is None else w.detach().abs().float()[m > 0] for w, m in self._gammas]
+        return torch.cat(found)
+
+    def _due(self, owned: Collection[int], beta: bool = False) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Values and gradients of what an optimizer is about to update or has updated; indices of masks with them."""
+        values, gradients, masks = [], [], []
+        for parameter, mask in self._betas if beta else self._gammas:
+            if id(parameter) in owned and parameter.requires_grad and parameter.grad is not None:
+                values.append(parameter.detach())
+                gradients.append(parameter.grad)
+                masks.append(mask)
+        return values, gradients, cast(list[Tensor], masks)
+
+
+def _masked(changes: list[Tensor], masks: list[Tensor]) -> None:
+    for change, mask in zip(changes, masks, strict=True):
+        if mask is not None:
+            change.mul_(mask)
+
+
+class Subgradient(PenalisedGammas):
+    """The L1 subgradient of Network Slimming: ``grad(gamma) += strength * sign(gamma)``."""
 
     @torch.no_grad()
-    def add_to_gradients(self, strength: float, owned: set[int]) -> int:
+    def add_to_gradients(self, strength: float, owned: Collection[int], beta_strength: float = 0.0) -> int:
         """Adds the term to the complete gradients of one optimizer step.
 
         Args:
             strength: Strength of this epoch.
             owned: ``id()`` of the parameters that the optimizer is about to update. Gammas of other optimizers, frozen
                 gammas and gammas that took no part in the loss are left alone.
+            beta_strength: The same for the betas of these channels.
 
         Returns:
             The number of BatchNorm layers that were penalised.
         """
-        due = [(w, m) for w, m in self._gammas if id(w) in owned and w.requires_grad and w.grad is not None]
-        if due:
-            signs = torch._foreach_sign([w.detach() for w, _ in due])
-            for sign, (_, mask) in zip(signs, due, strict=True):
-                if mask is not None:
-                    sign.mul_(mask)
-            torch._foreach_add_([w.grad for w, _ in due if w.grad is not None], signs, alpha=strength)
-        return len(due)
+        layers = self._add(strength, owned, beta=False)
+        if beta_strength:
+            self._add(beta_strength, owned, beta=True)
+        return layers
+
+    def _add(self, strength: float, owned: Collection[int], beta: bool) -> int:
+        values, gradients, masks = self._due(owned, beta)
+        if values:
+            signs = list(torch._foreach_sign(values))
+            _masked(signs, masks)
+            torch._foreach_add_(gradients, signs, alpha=strength)
+        return len(values)
 
 
-def check_growing(selection: Selection) -> None:
-    """Refuses what :class:`Growing` cannot work towards.
+class Proximal(PenalisedGammas):
+    """The proximal operator of the L1 norm: gammas move towards zero by rate x strength, and stop at exactly zero.
 
-    Raises:
-        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
+    Applied after the optimizer's step (forward-backward splitting, Duchi & Singer, JMLR 2009, equation 19), so that
+    neither the momentum nor Adam's scaling nor the clipping of gradients has a part in it.
     """
-    if selection.budgets or selection.per != "channel":
-        given = ", ".join(selection.budgets) or f"per={selection.per!r}"
-        raise ValueError(f"growing needs a ratio and per='channel', got {given}; say how much to drop by ratio")
-
-
-class Growing:
-    """Lets a growing set of channels fade to exactly zero while the others adapt, so that the prune costs nothing.
-
-    At the start of an epoch the groups with the lowest first-order Taylor importance (Molchanov et al., CVPR 2019,
-    equation 8, on gamma and beta together: the squared change of the loss if the channel's output became zero) are
-    chosen by :func:`select`, with its floors and equal halves, at a share that grows to ``selection.ratio`` over two
-    thirds of the fit. The gammas and betas of newly chosen channels shrink geometrically to a thousandth in that epoch
-    and are held at zero from the next one on.
-
-    Args:
-        model: The module that is made sparse.
-        graph: Its channel graph.
-        selection: What the prune will be asked for; all its ratios grow.
-
-    Raises:
-        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
-    """
-
-    #: What is left of a newly chosen gamma after one epoch of shrinking.
-    EPOCH_FACTOR = 1e-3
-    #: Weight of the newest step in the running mean of the importance.
-    TAYLOR_UPDATE = 0.1
-
-    def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
-        check_growing(selection)
-        self.graph = graph
-        self.selection = selection
-        self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)
-        self._gammas = [
-            g for g in graph.prunable_gammas(selection.shortcuts, selection.ignore) if bool(g.prunable.any())
-        ]
-        self._norms = [_norm(model, g.module) for g in self._gammas]
-        self._taylor: list[Tensor] = []
-        self._factors: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def observe_gradients(self) -> None:
-        """Updates the running importance from the complete gradients of one optimizer step."""
-        squares = gamma_terms(self._norms)
-        if self._taylor:
-            torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
-        else:
-            self._taylor = squares
-
-    def start_epoch(self, epoch: int, epochs: int, steps: int) -> float:
-        """Chooses the channels of this epoch.
+    def shrink(self, optimizer: Optimizer, strength: float, beta_strength: float = 0.0) -> int:
+        """Applies the operator to what one optimizer has just updated.
 
         Args:
-            epoch: Index of the epoch.
-            epochs: Number of epochs of the fit.
-            steps: Optimizer steps that this epoch will have, at least 1.
+            optimizer: Its parameter groups say the rate of the step.
+            strength: Strength of this epoch.
+            beta_strength: The same for the betas of these channels.
 
         Returns:
-            The share of the prunable channels that is chosen, in [0, 1).
+            The number of BatchNorm layers that were penalised.
         """
-        before = self.chosen
-        selection = self.selection.scaled(growing_ratio(epoch, epochs, 1.0))
-        reached = 0.0
-        if any([selection.ratio, *dict(selection.ratio_list).values()]) and self._taylor:
-            per_gamma = {g.module: t.double().cpu() for g, t in zip(self._gammas, self._taylor, strict=True)}
-            scores = reduce_to_groups(self.graph, per_gamma, reduction="sum")
-            # What is already zero stays chosen: its importance is zero, and floors are filled from the others first.
-            scores[before] = -1.0
-            selected = select(self.graph, scores, selection)
-            self.chosen, reached = selected.dropped.cpu(), selected.reached
-        shrink = self.EPOCH_FACTOR ** (1 / max(1, steps))
-        per_group = torch.ones(self.graph.num_groups)
-        per_group[self.chosen] = shrink
-        per_group[self.chosen & before] = 0.0
-        self._set_factors(per_group)
-        return reached
+        layers = 0
+        for group in optimizer.param_groups:
+            owned = {id(p) for p in group["params"]}
+            layers += self._soften(float(group["lr"]) * strength, owned, beta=False)
+            if beta_strength:
+                self._soften(float(group["lr"]) * beta_strength, owned, beta=True)
+        return layers
 
-    def shrink(self, *models: nn.Module) -> None:
-        """After an optimizer step: shrinks the chosen gammas and betas of each of the given copies of the model."""
-        self._apply(self._factors, models)
-
-    def finish(self, *models: nn.Module) -> None:
-        """At the last step of the fit: everything that is chosen becomes exactly zero."""
-        self._set_factors((~self.chosen).float())
-        self.shrink(*models)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain tensors from which a resumed fit goes on."""
-        return {"chosen": self.chosen, "taylor": list(self._taylor)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` gave.
-
-        Raises:
-            ValueError: If the state belongs to a model with other channels.
-        """
-        chosen, taylor = state["chosen"], list(state["taylor"])
-        sizes = [tuple(t.shape) for t in taylor]
-        expected = [tuple(n.weight.shape) for n in self._norms]
-        if chosen.shape != self.chosen.shape or (taylor and sizes != expected):
-            raise ValueError(
-                f"the saved state of the growing penalty has {len(chosen)} channel groups, this model has "
-                f"{len(self.chosen)}; resume with the model and selection that the fit was started with"
-            )
-        self.chosen = chosen.cpu()
-        self._taylor = [t.to(n.weight.device) for t, n in zip(taylor, self._norms, strict=True)] if taylor else []
-
-    def _set_factors(self, per_group: Tensor) -> None:
-        self._factors = {}
-        for gamma, norm in zip(self._gammas, self._norms, strict=True):
-            factor = per_group[gamma.groups.cpu()]
-            factor[~gamma.prunable.cpu()] = 1.0
-            if bool((factor != 1).any()):
-                self._factors[gamma.module] = factor.to(norm.weight.device, norm.weight.dtype)
-
-    @staticmethod
-    @torch.no_grad()
-    def _apply(factors: dict[str, Tensor], models: tuple[nn.Module, ...]) -> None:
-        values, by = [], []
-        for model in models:
-            for name, factor in factors.items():
-                norm = _norm(model, name)
-                for parameter in (norm.weight, norm.bias):
-                    if parameter is not None:
-                        values.append(parameter.detach())
-                        by.append(factor.to(parameter.device))
-        if values:
-            torch._foreach_mul_(values, by)
+    def _soften(self, threshold: float, owned: Collection[int], beta: bool) -> int:
+        values, _, masks = self._due(owned, beta)
+        if values and threshold:
+            # w - clamp(w, -t, t) is sign(w) * max(|w| - t, 0), and exactly zero inside.
+            inside = list(torch._foreach_clamp_max(values, threshold))
+            torch._foreach_clamp_min_(inside, -threshold)
+            _masked(inside, masks)
+            torch._foreach_sub_(values, inside)
+        return len(values)
 
 
-def _norm(model: nn.Module, name: str) -> nn.modules.batchnorm._BatchNorm:
+def norm_at(model: nn.Module, name: str) -> nn.modules.batchnorm._BatchNorm:
+    """The BatchNorm layer of that name."""
     return cast(nn.modules.batchnorm._BatchNorm, model.get_submodule(name))

@@ -1,0 +1,46 @@
+"""Mixed precision and gradient clipping, switched off for one fit and given back after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+
+class _UnclippedPrecision(Precision):
+    """Full precision that also makes clipping in the module's own ``configure_gradient_clipping`` a no-op."""
+
+    def _clip_gradients(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class FullPrecision:
+    """What a Trainer was given, while a fit runs without it."""
+
+    def __init__(self) -> None:
+        self._given: tuple[Precision, Any, Any] | None = None
+
+    def switch_on(self, trainer: Trainer, pl_module: LightningModule, clipping: bool) -> None:
+        """Makes the fit run in 32 bits, and without clipping unless ``clipping``; half-precision weights are cast."""
+        plugin, clip = trainer.strategy.precision_plugin, trainer.gradient_clip_val
+        self._given = (plugin, clip, trainer.gradient_clip_algorithm)
+        trainer.strategy.precision_plugin = Precision() if clipping else _UnclippedPrecision()
+        if plugin.precision != "32-true":
+            rank_zero_warn(f"GammaSparsity: precision {plugin.precision} is 32-true during this fit.")
+        if not clipping:
+            trainer.gradient_clip_val = None
+            trainer.gradient_clip_algorithm = None
+            if clip:
+                rank_zero_warn(f"GammaSparsity: gradient_clip_val={clip} is off during this fit.")
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters()):
+            pl_module.float()
+
+    def give_back(self, trainer: Trainer) -> None:
+        """Puts the Trainer's own settings in place again; does nothing when there is nothing to give back."""
+        if self._given is not None:
+            plugin, trainer.gradient_clip_val, trainer.gradient_clip_algorithm = self._given
+            trainer.strategy.precision_plugin = plugin
+            self._given = None

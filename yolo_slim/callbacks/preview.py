@@ -1,0 +1,40 @@
+"""What a model would shrink to if it were pruned now."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule
+
+from yolo_slim.callbacks.target import example_inputs, find_target
+from yolo_slim.pruning import ChannelGraph, CostModel, Selected, Selection, gamma_importance, select
+
+
+class Preview:
+    """Selects by |gamma| as a prune would, without pruning.
+
+    Args:
+        pl_module: The module; where it names an example input, its operations are counted too.
+        target: Path of the submodule, see :func:`yolo_slim.callbacks.target.find_target`.
+        graph: The channel graph of the target.
+        selection: What the prune will be asked for.
+    """
+
+    def __init__(self, pl_module: LightningModule, target: str | None, graph: ChannelGraph, selection: Selection):
+        self._graph = graph
+        self._selection = selection
+        example = None if self._unforeseen else example_inputs(pl_module)
+        self._cost = None if example is None else CostModel(find_target(pl_module, target), graph, example)
+
+    def select(self, pl_module: LightningModule, target: str | None) -> Selected | None:
+        """The channels that would go; None for a budget of milliseconds, which only a pruned model can show.
+
+        Raises:
+            ValueError: If a budget cannot be reached.
+        """
+        if self._unforeseen:
+            return None
+        scores = gamma_importance(find_target(pl_module, target), self._graph)
+        return select(self._graph, scores, self._selection, self._cost)
+
+    @property
+    def _unforeseen(self) -> bool:
+        return self._selection.max_latency_ms is not None

@@ -1,0 +1,164 @@
+"""The growing penalty: more and more channels fade to exactly zero while the others take over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.pruning.graph import ChannelGraph
+from yolo_slim.pruning.importance import reduce_to_groups
+from yolo_slim.pruning.penalty import norm_at
+from yolo_slim.pruning.select import select
+from yolo_slim.pruning.selection import Selection
+from yolo_slim.pruning.taylor import gamma_terms
+
+
+def growing_ratio(epoch: int, epochs: int, ratio: float) -> float:
+    """Share of the channels that are under decay in one epoch: a cubic ramp from 0, complete after two thirds.
+
+    The ramp is the one of Zhu & Gupta, "To prune, or not to prune" (2017), equation 1: fast while there is much to
+    remove, slow at the end.
+
+    >>> [round(growing_ratio(e, 9, 0.5), 3) for e in (0, 1, 3, 6, 8)]
+    [0.0, 0.211, 0.438, 0.5, 0.5]
+    """
+    progress = min(1.0, epoch / max(1, 2 * epochs // 3))
+    return ratio * (1 - (1 - progress) ** 3)
+
+
+def check_growing(selection: Selection) -> None:
+    """Refuses what :class:`Growing` cannot work towards.
+
+    Raises:
+        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
+    """
+    if selection.budgets or selection.per != "channel":
+        given = ", ".join(selection.budgets) or f"per={selection.per!r}"
+        raise ValueError(f"growing needs a ratio and per='channel', got {given}; say how much to drop by ratio")
+
+
+class Growing:
+    """Lets a growing set of channels fade to exactly zero while the others adapt, so that the prune costs nothing.
+
+    At the start of an epoch the groups with the lowest first-order Taylor importance (Molchanov et al., CVPR 2019,
+    equation 8, on gamma and beta together: the squared change of the loss if the channel's output became zero) are
+    chosen by :func:`select`, with its floors and equal halves, at a share that grows to ``selection.ratio`` over two
+    thirds of the fit. The gammas and betas of newly chosen channels shrink geometrically to a thousandth in that epoch
+    and are held at zero from the next one on.
+
+    Args:
+        model: The module that is made sparse.
+        graph: Its channel graph.
+        selection: What the prune will be asked for; all its ratios grow.
+
+    Raises:
+        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
+    """
+
+    #: What is left of a newly chosen gamma after one epoch of shrinking.
+    EPOCH_FACTOR = 1e-3
+    #: Weight of the newest step in the running mean of the importance.
+    TAYLOR_UPDATE = 0.1
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
+        check_growing(selection)
+        self.graph = graph
+        self.selection = selection
+        self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)
+        self._gammas = [
+            g for g in graph.prunable_gammas(selection.shortcuts, selection.ignore) if bool(g.prunable.any())
+        ]
+        self._norms = [norm_at(model, g.module) for g in self._gammas]
+        self._taylor: list[Tensor] = []
+        self._factors: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def observe_gradients(self) -> None:
+        """Updates the running importance from the complete gradients of one optimizer step."""
+        squares = gamma_terms(self._norms)
+        if self._taylor:
+            torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
+        else:
+            self._taylor = squares
+
+    def start_epoch(self, epoch: int, epochs: int, steps: int) -> float:
+        """Chooses the channels of this epoch.
+
+        Args:
+            epoch: Index of the epoch.
+            epochs: Number of epochs of the fit.
+            steps: Optimizer steps that this epoch will have, at least 1.
+
+        Returns:
+            The share of the prunable channels that is chosen, in [0, 1).
+        """
+        before = self.chosen
+        selection = self.selection.scaled(growing_ratio(epoch, epochs, 1.0))
+        reached = 0.0
+        if any([selection.ratio, *dict(selection.ratio_list).values()]) and self._taylor:
+            per_gamma = {g.module: t.double().cpu() for g, t in zip(self._gammas, self._taylor, strict=True)}
+            scores = reduce_to_groups(self.graph, per_gamma, reduction="sum")
+            # What is already zero stays chosen: its importance is zero, and floors are filled from the others first.
+            scores[before] = -1.0
+            selected = select(self.graph, scores, selection)
+            self.chosen, reached = selected.dropped.cpu(), selected.reached
+        shrink = self.EPOCH_FACTOR ** (1 / max(1, steps))
+        per_group = torch.ones(self.graph.num_groups)
+        per_group[self.chosen] = shrink
+        per_group[self.chosen & before] = 0.0
+        self._set_factors(per_group)
+        return reached
+
+    def shrink(self, *models: nn.Module) -> None:
+        """After an optimizer step: shrinks the chosen gammas and betas of each of the given copies of the model."""
+        self._apply(self._factors, models)
+
+    def finish(self, *models: nn.Module) -> None:
+        """At the last step of the fit: everything that is chosen becomes exactly zero."""
+        self._set_factors((~self.chosen).float())
+        self.shrink(*models)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors from which a resumed fit goes on."""
+        return {"chosen": self.chosen, "taylor": list(self._taylor)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: If the state belongs to a model with other channels.
+        """
+        chosen, taylor = state["chosen"], list(state["taylor"])
+        sizes = [tuple(t.shape) for t in taylor]
+        expected = [tuple(n.weight.shape) for n in self._norms]
+        if chosen.shape != self.chosen.shape or (taylor and sizes != expected):
+            raise ValueError(
+                f"the saved state of the growing penalty has {len(chosen)} channel groups, this model has "
+                f"{len(self.chosen)}; resume with the model and selection that the fit was started with"
+            )
+        self.chosen = chosen.cpu()
+        self._taylor = [t.to(n.weight.device) for t, n in zip(taylor, self._norms, strict=True)] if taylor else []
+
+    def _set_factors(self, per_group: Tensor) -> None:
+        self._factors = {}
+        for gamma, norm in zip(self._gammas, self._norms, strict=True):
+            factor = per_group[gamma.groups.cpu()]
+            factor[~gamma.prunable.cpu()] = 1.0
+            if bool((factor != 1).any()):
+                self._factors[gamma.module] = factor.to(norm.weight.device, norm.weight.dtype)
+
+    @staticmethod
+    @torch.no_grad()
+    def _apply(factors: dict[str, Tensor], models: tuple[nn.Module, ...]) -> None:
+        values, by = [], []
+        for model in models:
+            for name, factor in factors.items():
+                norm = norm_at(model, name)
+                for parameter in (norm.weight, norm.bias):
+                    if parameter is not None:
+                        values.append(parameter.detach())
+                        by.append(factor.to(parameter.device))
+        if values:
+            torch._foreach_mul_(values, by)
