@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -146,6 +146,12 @@ class YOLODetector(LightningModule):
         scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
+    def planned_steps(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Epoch and parameter groups of every optimizer step to come, the warm-up included."""
+        factors = [self.hyp.rate_factor(epoch, self._epochs) for epoch in range(self._epochs)]
+        batches, start = int(self.trainer.num_training_batches), self.trainer.current_epoch
+        return self._warmup.planned_steps(self.trainer.optimizers[0].param_groups, factors, batches, start)
+
     def on_train_start(self) -> None:
         """Starts with empty sums."""
         self._sums = torch.zeros(2, device=self.device)  # target scores and images since the last step
@@ -162,7 +168,7 @@ class YOLODetector(LightningModule):
         epoch = self.trainer.current_epoch
         index = batch_idx + int(self.trainer.num_training_batches) * epoch
         factor = self.hyp.rate_factor(epoch, self._epochs)
-        accumulate = self._warmup.apply(self.trainer.optimizers[0], index, factor)
+        accumulate = self._warmup.apply(self.trainer.optimizers[0].param_groups, index, factor)
         if not self._pending:  # a group of batches that has begun is finished as it began
             self.trainer.accumulate_grad_batches = accumulate
 
