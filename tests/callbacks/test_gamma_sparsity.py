@@ -10,6 +10,8 @@ from torch import nn
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import GammaSparsity, WeightEMA
+from yolo_slim.callbacks.channel_pruning import prune_module
+from yolo_slim.pruning import Selection
 
 
 class StillLoss(ToyClassifier):
@@ -121,6 +123,30 @@ def test_growing_ends_at_exactly_zero_at_the_asked_share_and_keeps_amp_on(tmp_pa
     for norm in (module.stem[1], module.branch[1], module.tail[1]):
         assert torch.equal(norm.weight == 0, norm.bias == 0)
         assert (norm.weight != 0).sum() >= 2
+
+
+@pytest.mark.parametrize("asked", [{"max_params": 2000}, {"max_flops": 2.5e5}, {"ratio": 0.5, "per": "flops"}], ids=str)
+def test_growing_towards_a_budget_ends_where_the_prune_costs_nothing(tmp_path, asked):
+    seed_everything(0, verbose=False)
+    module, selection = ToyClassifier(), Selection(**asked, min_channels=2)
+    sparsity = GammaSparsity(penalty="growing", selection=selection)
+    toy_trainer(tmp_path, max_epochs=6, callbacks=[sparsity]).fit(module, toy_loader())
+    images = torch.rand(4, 3, 8, 8)
+    before = module.eval()(images)
+    report = prune_module(module, selection)
+    assert torch.allclose(module(images), before, atol=1e-5)
+    assert report.threshold == 0.0
+    if "max_params" in asked:
+        assert 1700 < report.parameters_after <= 2000
+    elif "max_flops" in asked:
+        assert 2.2e5 < report.flops_after <= 2.5e5
+    else:
+        assert report.reached == pytest.approx(0.5, abs=0.06)
+
+
+def test_growing_cannot_work_towards_a_latency():
+    with pytest.raises(MisconfigurationException, match="growing cannot work towards max_latency_ms=5"):
+        GammaSparsity(penalty="growing", selection=Selection(max_latency_ms=5))
 
 
 def test_growing_resumed_equals_a_straight_run(tmp_path):

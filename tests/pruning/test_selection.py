@@ -40,6 +40,12 @@ def test_all_ratios_scale():
     assert (scaled.ratio, scaled.ratio_list, scaled.min_channels) == (0.2, [("a", 0.4)], 3)
 
 
+def test_budgets_come_nearer_from_what_the_dense_model_costs():
+    selection, dense = Selection(max_params=100, max_flops=1e9), {"max_params": 300, "max_flops": 5e8}
+    assert selection.scaled(0.25, dense).budgets == {"max_params": 250.0, "max_flops": 1e9}
+    assert selection.scaled(1.0, dense).budgets == selection.budgets
+
+
 @pytest.mark.parametrize(
     ("selection", "text"),
     [

@@ -69,7 +69,7 @@ class GammaSparsity(Callback):
         shortcuts: ``couple`` penalises residual channels too, ``spare`` leaves them alone.
         ignore: Patterns of module names (``fnmatch``) that are left alone.
         selection: What the prune will be asked for, in place of the four arguments above; ``growing`` cannot work
-            towards a budget.
+            towards a latency.
         target: Path of the submodule to make sparse; by default ``pl_module.pruning_target`` or the whole module.
 
     Attributes:
@@ -169,19 +169,20 @@ class GammaSparsity(Callback):
                 "affine=True whose channels do not reach the outputs"
             )
         refuse_line_search(trainer.optimizers)
-        if self.penalty == "growing":
-            self._growing = Growing(model, graph, self.selection)
-            if "growing" in self._resumed:
-                self._growing.load_state_dict(self._resumed["growing"])
-                self._epoch_steps = self._resumed["epoch_steps"]
-            how = f"a growing share of the channels, up to {self.selection.ratio:.0%}, fades to zero"
-        else:
-            how = self._start_l1(trainer, pl_module, model, graph)
         try:
             self._preview = Preview(pl_module, self.target, graph, self.selection)
             self._preview.select(pl_module, self.target)
+            if self.penalty == "growing":
+                self._growing = Growing(model, graph, self.selection, self._preview.cost)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
+        if self._growing is not None:
+            if "growing" in self._resumed:
+                self._growing.load_state_dict(self._resumed["growing"])
+                self._epoch_steps = self._resumed["epoch_steps"]
+            how = f"a growing set of channels fades to zero, towards {self.selection}"
+        else:
+            how = self._start_l1(trainer, pl_module, model, graph)
         rank_zero_info(f"GammaSparsity: {channels} prunable gammas in {layers} BatchNorm layers; {how}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,13 +16,16 @@ class Preview:
         target: Path of the submodule, see :func:`yolo_slim.callbacks.target.find_target`.
         graph: The channel graph of the target.
         selection: What the prune will be asked for.
+
+    Attributes:
+        cost: Counts parameters and operations; None without an example input.
     """
 
     def __init__(self, pl_module: LightningModule, target: str | None, graph: ChannelGraph, selection: Selection):
         self._graph = graph
         self._selection = selection
         example = None if self._unforeseen else example_inputs(pl_module)
-        self._cost = None if example is None else CostModel(find_target(pl_module, target), graph, example)
+        self.cost = None if example is None else CostModel(find_target(pl_module, target), graph, example)
 
     def select(self, pl_module: LightningModule, target: str | None) -> Selected | None:
         """The channels that would go; None for a budget of milliseconds, which only a pruned model can show.
@@ -33,7 +36,7 @@ class Preview:
         if self._unforeseen:
             return None
         scores = gamma_importance(find_target(pl_module, target), self._graph)
-        return select(self._graph, scores, self._selection, self._cost)
+        return select(self._graph, scores, self._selection, self.cost)
 
     @property
     def _unforeseen(self) -> bool:

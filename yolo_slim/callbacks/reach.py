@@ -124,15 +124,18 @@ def _scheduled_steps(trainer: Trainer, batches: int) -> Iterator[PlannedStep]:
     optimizer = trainer.optimizers[0]
     groups: list[dict[str, Any]] = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     schedulers = _rehearsed(trainer, optimizer, groups)
-    step, limit = trainer.global_step, trainer.max_steps
+    left = trainer.max_steps - trainer.global_step if trainer.max_steps >= 0 else math.inf
     for epoch in range(trainer.current_epoch, trainer.max_epochs or 1):
-        for _ in range(math.ceil(batches / _accumulation(trainer, epoch))):
-            if 0 <= limit <= step:
+        accumulate = _accumulation(trainer, epoch)
+        for batch in range(1, batches + 1):
+            if batch % accumulate and batch != batches:
+                continue
+            if left <= 0:
                 return
+            left -= 1
             yield epoch, groups
-            step += 1
             for scheduler, interval, frequency in schedulers:
-                if interval == "step" and step % frequency == 0:
+                if interval == "step" and batch % frequency == 0:  # Lightning counts the batches of the epoch
                     scheduler.step()
         for scheduler, interval, frequency in schedulers:
             if interval == "epoch" and (epoch + 1) % frequency == 0:

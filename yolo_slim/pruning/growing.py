@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo_slim.pruning.cost import CostModel
 from yolo_slim.pruning.graph import ChannelGraph
 from yolo_slim.pruning.importance import reduce_to_groups
 from yolo_slim.pruning.penalty import norm_at
@@ -32,11 +33,13 @@ def check_growing(selection: Selection) -> None:
     """Refuses what :class:`Growing` cannot work towards.
 
     Raises:
-        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
+        ValueError: If the selection asks for a latency.
     """
-    if selection.budgets or selection.per != "channel":
-        given = ", ".join(selection.budgets) or f"per={selection.per!r}"
-        raise ValueError(f"growing needs a ratio and per='channel', got {given}; say how much to drop by ratio")
+    if selection.max_latency_ms is not None:
+        raise ValueError(
+            f"growing cannot work towards max_latency_ms={selection.max_latency_ms:g}, which only a pruned model can "
+            "show; give it a ratio, max_params or max_flops"
+        )
 
 
 class Growing:
@@ -44,17 +47,19 @@ class Growing:
 
     At the start of an epoch the groups with the lowest first-order Taylor importance (Molchanov et al., CVPR 2019,
     equation 8, on gamma and beta together: the squared change of the loss if the channel's output became zero) are
-    chosen by :func:`select`, with its floors and equal halves, at a share that grows to ``selection.ratio`` over two
-    thirds of the fit. The gammas and betas of newly chosen channels shrink geometrically to a thousandth in that epoch
-    and are held at zero from the next one on.
+    chosen by :func:`select`, with its floors and equal halves, at a ratio, or towards a budget, that is reached after
+    two thirds of the fit. The gammas and betas of newly chosen channels shrink geometrically to a thousandth in that
+    epoch and are held at zero from the next one on.
 
     Args:
         model: The module that is made sparse.
         graph: Its channel graph.
-        selection: What the prune will be asked for; all its ratios grow.
+        selection: What the prune will be asked for; all its ratios grow, and budgets shrink from what the dense model
+            costs.
+        cost: Counts parameters and operations; needed by budgets and by ``per``.
 
     Raises:
-        ValueError: If the selection asks for a budget, or compares scores per FLOP or parameter.
+        ValueError: If the selection asks for a latency, or ``cost`` is missing.
     """
 
     #: What is left of a newly chosen gamma after one epoch of shrinking.
@@ -62,11 +67,19 @@ class Growing:
     #: Weight of the newest step in the running mean of the importance.
     TAYLOR_UPDATE = 0.1
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, selection: Selection, cost: CostModel | None = None
+    ) -> None:
         check_growing(selection)
+        if cost is None and (selection.budgets or selection.per != "channel"):
+            raise ValueError(f"growing towards {selection} needs the cost of the model: pass cost=CostModel(...)")
         self.graph = graph
         self.selection = selection
         self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)
+        self._cost = cost
+        self._dense = (
+            {} if cost is None else {"max_params": cost.params(self.chosen), "max_flops": cost.flops(self.chosen)}
+        )
         self._gammas = [
             g for g in graph.prunable_gammas(selection.shortcuts, selection.ignore) if bool(g.prunable.any())
         ]
@@ -95,14 +108,14 @@ class Growing:
             The share of the prunable channels that is chosen, in [0, 1).
         """
         before = self.chosen
-        selection = self.selection.scaled(growing_ratio(epoch, epochs, 1.0))
+        share = growing_ratio(epoch, epochs, 1.0)
         reached = 0.0
-        if any([selection.ratio, *dict(selection.ratio_list).values()]) and self._taylor:
+        if share > 0 and self._taylor:
             per_gamma = {g.module: t.double().cpu() for g, t in zip(self._gammas, self._taylor, strict=True)}
             scores = reduce_to_groups(self.graph, per_gamma, reduction="sum")
             # What is already zero stays chosen: its importance is zero, and floors are filled from the others first.
             scores[before] = -1.0
-            selected = select(self.graph, scores, selection)
+            selected = select(self.graph, scores, self.selection.scaled(share, self._dense), self._cost)
             self.chosen, reached = selected.dropped.cpu(), selected.reached
         shrink = self.EPOCH_FACTOR ** (1 / max(1, steps))
         per_group = torch.ones(self.graph.num_groups)

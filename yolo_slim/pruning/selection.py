@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -76,11 +78,18 @@ class Selection:
         """The budgets that are given, by the names of their fields."""
         return {name: limit for name in BUDGETS if (limit := getattr(self, name)) is not None}
 
-    def scaled(self, share: float) -> Selection:
-        """The same selection with every ratio multiplied by ``share``, in [0, 1]."""
-        return replace(
-            self, ratio=share * self.ratio, ratios=[(pattern, share * ratio) for pattern, ratio in self.ratio_list]
-        )
+    def scaled(self, share: float, dense: Mapping[str, float] | None = None) -> Selection:
+        """A part of the way: every ratio multiplied by ``share``, in [0, 1], and budgets that much nearer.
+
+        Args:
+            share: 0 asks for nothing, 1 for all of it.
+            dense: what the model costs as it is, by the names of the budgets.
+        """
+        limits: dict[str, Any] = {}
+        for name, limit in self.budgets.items():
+            limits[name] = limit + (1 - share) * max(0.0, (dense or {})[name] - limit)
+        ratios = [(pattern, share * ratio) for pattern, ratio in self.ratio_list]
+        return replace(self, ratio=share * self.ratio, ratios=ratios, **limits)
 
     def __str__(self) -> str:
         """What is asked, for people: "50.0% of the channels, 0.0% in model.22"."""
