@@ -142,6 +142,11 @@ class YOLODetector(LightningModule):
             momentum=(hyp.warmup_momentum, hyp.momentum),
             bias_rate=arguments.warmup_bias_lr,
         )
+        if self._warmup.accumulate > 1 and getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
+            raise MisconfigurationException(
+                f"static_graph=True: torch's DDP cannot accumulate gradients with it, and {self._warmup.accumulate} "
+                f"batches make a step here (hyp.nbs={hyp.nbs}); leave it out, or set --model.hyp.nbs {batch}"
+            )
         trainer.accumulate_grad_batches = self._warmup.accumulate
         scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
@@ -223,7 +228,8 @@ class YOLODetector(LightningModule):
     def _compute_loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Ultralytics' three losses times the images, the same for logging, and the sum of the target scores."""
         if self._loss is None or self._loss.device != self.device:
-            self._loss = self.net.init_criterion()
+            with torch.inference_mode(False):  # a fit may follow the validation that makes it
+                self._loss = self.net.init_criterion()
             self._loss.assigner.register_forward_hook(self._keep_target_scores)
         loss, items = self._loss(outputs, batch)
         assert self._target_scores is not None, "the assigner was not called"

@@ -1,0 +1,78 @@
+"""Picture and tables of ``benchmarks.sparse_phase``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+#: Name of a run -> setting -> result.
+Results = dict[str, dict[str, dict[str, Any]]]
+PENALTIES = ("subgradient", "proximal", "growing")
+COLORS = ("#3182bd", "#fdae6b", "#f16913", "#a63603", "#31a354")
+QUANTITIES = {"gamma/small": "share of |gamma| < 0.01", "val/map": "mAP50-95"}
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draws, for each run, share of small gammas and mAP per epoch: a column per penalty, a line per strength."""
+    rows = [(name, quantity) for name in results for quantity in QUANTITIES]
+    figure = Figure(figsize=(11, 2.6 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(PENALTIES), sharex=True, sharey="row", squeeze=False)
+    for line, (name, quantity) in enumerate(rows):
+        for column, penalty in enumerate(PENALTIES):
+            axes = grid[line, column]
+            dense = results[name].get("dense", {}).get("curves")
+            if dense and quantity == "val/map":
+                axes.plot(_epochs(dense[quantity]), dense[quantity], color="gray", linestyle=":", label="no penalty")
+            for color, (label, result) in zip(COLORS, _of(results[name], penalty), strict=False):
+                values = result["curves"][quantity]
+                axes.plot(_epochs(values), values, color=color, marker="o", markersize=3, label=label)
+            axes.set_ylim(0, 1 if quantity == "gamma/small" else None)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+            if not line:
+                axes.set_title(penalty)
+            if not column:
+                axes.set_ylabel(f"{name}\n{QUANTITIES[quantity]}")
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch of the sparse phase")
+    figure.savefig(path, format="png", dpi=110)
+
+
+def tables(results: Results) -> str:
+    """A markdown table per run: what prunes of each phase score, before and after the finetune."""
+    lines = []
+    for name, found in results.items():
+        lines += [
+            f"**{name}**",
+            "",
+            "| sparse phase | small gammas | mAP50-95 | ratio | parameters | GFLOPs | pruned | finetuned: best, mean |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for setting, result in found.items():
+            for row in result.get("prunes", []):
+                lines.append(_line(setting, result["curves"], row))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(setting: str, curves: dict[str, list[float]], row: dict[str, Any]) -> str:
+    small = f"{curves['gamma/small'][-1]:.1%}" if curves["gamma/small"] else ""
+    cells = [setting, small, f"{curves['val/map'][-1]:.3f}", f"{row['ratio']:.0%}", f"{row['parameters'] / 1e6:.3f} M"]
+    cells += [f"{row['gflops']:.2f}", f"{row['pruned']:.3f}"]
+    cells.append(f"{row['best']:.3f}, {row['mean']:.3f}" if "best" in row else "")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _of(found: dict[str, dict[str, Any]], penalty: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for setting, result in found.items():
+        if setting.startswith(penalty) and result:
+            yield setting.removeprefix(penalty).strip(), result
+
+
+def _epochs(values: list[float]) -> list[int]:
+    return list(range(1, len(values) + 1))
