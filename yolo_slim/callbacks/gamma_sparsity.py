@@ -9,16 +9,15 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
+from yolo_slim.callbacks.checks import check_owners, check_trainer, refuse_line_search
 from yolo_slim.callbacks.full_precision import FullPrecision
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
-from yolo_slim.callbacks.preview import Preview
-from yolo_slim.callbacks.reach import check_owners, refuse_line_search
+from yolo_slim.callbacks.preview import Preview, foreseen
 from yolo_slim.callbacks.statistics_pace import StatisticsPace
 from yolo_slim.callbacks.strength import Strength
 from yolo_slim.callbacks.target import copies_of_target, find_target, make_selection, trace_target
@@ -53,7 +52,7 @@ class GammaSparsity(Callback):
 
     The gammas that are penalised are those that pruning with the same ``shortcuts`` and ``ignore`` ranks. Every epoch
     logs their distribution (as :class:`GammaMonitor` does) and what a prune by |gamma| with the same selection would
-    leave: ``sparsity/slim_params``, ``sparsity/slim_gflops``, and ``sparsity/threshold``, the largest importance that
+    leave: ``sparsity/slim_params``, ``sparsity/slim_flops``, and ``sparsity/threshold``, the largest importance that
     it would remove.
 
     Args:
@@ -134,21 +133,7 @@ class GammaSparsity(Callback):
         """Checks the Trainer, and switches off what would distort the penalty."""
         if stage != "fit":
             return
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise MisconfigurationException(
-                f"GammaSparsity does not work with {type(trainer.strategy).__name__}, which shards or copies "
-                "parameters its own way; use --trainer.strategy auto or ddp"
-            )
-        if not trainer.max_epochs or trainer.max_epochs < 1:
-            raise MisconfigurationException(
-                f"GammaSparsity needs the number of epochs for its schedule, got max_epochs={trainer.max_epochs}; "
-                "set --trainer.max_epochs"
-            )
-        if self.penalty == "growing" and trainer.max_epochs < 2:
-            raise MisconfigurationException(
-                "penalty='growing' measures importance in one epoch and chooses channels from the next one on, "
-                "got max_epochs=1; set --trainer.max_epochs to 2 or more"
-            )
+        check_trainer(trainer, self.penalty)
         # Weights of 16 bits cannot take the small steps of an L1 term: 1.0 - 0.001 is 1.0 in bfloat16.
         half = trainer.strategy.precision_plugin.precision in ("16-true", "bf16-true")
         if self.penalty == "subgradient" or (self.penalty == "proximal" and half):
@@ -215,7 +200,8 @@ class GammaSparsity(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Adds the L1 term to, or reads the importance from, the complete gradients of the step."""
         if self._growing is not None:
-            self._growing.observe_gradients()
+            # A scaler skips the steps whose gradients are not finite.
+            self._growing.observe_gradients(finite_only=trainer.scaler is not None)
         elif isinstance(self._l1, Subgradient):
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self._l1.add_to_gradients(self._strength_now(trainer), owned, self.beta_strength)
@@ -243,12 +229,10 @@ class GammaSparsity(Callback):
         if not any(isinstance(callback, GammaMonitor) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             GammaMonitor(self.target).on_train_epoch_end(trainer, pl_module)
         selected = self._selected(pl_module)
-        if selected is None:
-            return
-        pl_module.log("sparsity/threshold", selected.threshold, sync_dist=True)
-        if selected.params is not None and selected.flops is not None:
-            pl_module.log("sparsity/slim_params", float(selected.params), sync_dist=True)
-            pl_module.log("sparsity/slim_gflops", selected.flops / 1e9, sync_dist=True)
+        if selected is not None:
+            values = {"threshold": selected.threshold, "slim_params": selected.params, "slim_flops": selected.flops}
+            known = {f"sparsity/{name}": float(value) for name, value in values.items() if value is not None}
+            pl_module.log_dict(known, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says what the phase did to the gammas, and what a prune would leave."""
@@ -257,11 +241,7 @@ class GammaSparsity(Callback):
         small = small_share(after)
         message = f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
         message += f"{small:.1%} of them below {SMALL_GAMMA:g}."
-        selected = self._selected(pl_module)
-        if selected is not None and selected.params is not None and selected.flops is not None:
-            message += f" A prune with {self.selection} would leave {selected.params / 1e6:.3f} M parameters and "
-            message += f"{selected.flops / 1e9:.2f} GFLOPs, and take gammas up to {selected.threshold:.2g}."
-        rank_zero_info(message)
+        rank_zero_info(message + foreseen(self.selection, self._selected(pl_module)))
         if small < 0.01:
             rank_zero_warn(
                 f"GammaSparsity: only {small:.1%} of the gammas are below {SMALL_GAMMA:g}: a prune will cost accuracy. "

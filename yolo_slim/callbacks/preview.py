@@ -41,3 +41,13 @@ class Preview:
     @property
     def _unforeseen(self) -> bool:
         return self._selection.max_latency_ms is not None
+
+
+def foreseen(selection: Selection, selected: Selected | None) -> str:
+    """A sentence on what a prune would leave, with a space before it; empty where that is not known."""
+    if selected is None or selected.params is None or selected.flops is None:
+        return ""
+    return (
+        f" A prune of {selection} would leave {selected.params / 1e6:.3f} M parameters and "
+        f"{selected.flops / 1e9:.3g} GFLOPs, and take channels of importance up to {selected.threshold:.2g}."
+    )

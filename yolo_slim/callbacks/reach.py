@@ -10,8 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from yolo_slim.pruning.penalty import strength_at
 
@@ -79,35 +78,6 @@ def unit_reach(
 def normalises(group: dict[str, Any]) -> bool:
     """Whether the optimizer of a parameter group divides gradients by their size, as Adam and RMSprop do."""
     return any(name in group for name in ("betas", "alpha", "rho", "lr_decay", "etas", "beta2_decay"))
-
-
-def refuse_line_search(optimizers: Iterable[Optimizer]) -> None:
-    """Refuses LBFGS.
-
-    Raises:
-        MisconfigurationException: If one of the optimizers is LBFGS.
-    """
-    if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
-        raise MisconfigurationException(
-            "GammaSparsity does not work with LBFGS, whose line search does not see the penalty; use SGD or AdamW"
-        )
-
-
-def check_owners(optimizers: Iterable[Optimizer], gammas: Collection[int]) -> None:
-    """Refuses gammas, given by ``id()``, that would be penalised twice in a step.
-
-    Raises:
-        MisconfigurationException: If several optimizers own one of them.
-    """
-    seen: set[int] = set()
-    for optimizer in optimizers:
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]} & set(gammas)
-        if owned & seen:
-            raise MisconfigurationException(
-                f"GammaSparsity would penalise {len(owned & seen)} gammas once per optimizer, because several "
-                "optimizers own them; let one optimizer own each parameter"
-            )
-        seen |= owned
 
 
 def _steps(trainer: Trainer, pl_module: LightningModule) -> Iterable[PlannedStep] | None:
