@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from yolo_slim.callbacks import GammaMonitor
+from yolo_slim.callbacks import GammaMonitor, GammaSparsity
 
 
 class EpochLines(Callback):
@@ -25,7 +25,28 @@ class EpochLines(Callback):
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " + "  ".join(shown), flush=True)
 
 
-_SHOWN = ("train/box_loss", "train/cls_loss", "train/dfl_loss", "val/map50", "val/map", "gamma/small")
+class GammaPlot(Callback):
+    """Draws the gammas before and after a fit with :class:`GammaSparsity` into ``gammas.png`` of its run folder."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws; an interrupted fit counts too."""
+        from yolo_slim.reporting.plots import gamma_histograms  # takes a second to import
+
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GammaSparsity) and len(callback.gammas_after) and trainer.is_global_zero:
+                path = Path(trainer.default_root_dir) / "gammas.png"
+                gamma_histograms(callback.gammas_before.numpy(), callback.gammas_after.numpy(), path)
+
+
+_SHOWN = (
+    "train/box_loss",
+    "train/cls_loss",
+    "train/dfl_loss",
+    "val/map50",
+    "val/map",
+    "gamma/small",
+    "sparsity/slim_flops",
+)
 
 
 def loggers(folder: Path) -> list[Logger]:
@@ -45,8 +66,8 @@ def checkpoints(folder: Path) -> list[Callback]:
 
 
 def watchers(progress_bar: bool = True, fitting: bool = True) -> list[Callback]:
-    """Callbacks that only look: rates and gammas to the loggers, progress to the screen."""
-    found: list[Callback] = [LearningRateMonitor("epoch"), GammaMonitor()] if fitting else []
+    """Callbacks that only look: rates and gammas to the loggers and a picture, progress to the screen."""
+    found: list[Callback] = [LearningRateMonitor("epoch"), GammaMonitor(), GammaPlot()] if fitting else []
     if progress_bar and sys.stdout.isatty():
         found.append(RichProgressBar(leave=True))
     elif fitting:

@@ -199,6 +199,43 @@ def test_ultralytics_file_goes_both_ways(tmp_path, slim_folder):
     assert [p.shape for p in back.parameters()] == [p.shape for p in detector.parameters()]
 
 
+def test_a_validated_detector_can_be_fitted(tmp_path, shapes_dir):
+    data = data_for(shapes_dir)
+    detector = YOLODetector(names=data.names, imgsz=64, hyp=Hyperparameters(optimizer="SGD", nbs=4))
+    before = [p.detach().clone() for p in detector.parameters()]
+    trainer_for(tmp_path).validate(detector, data, verbose=False)
+    trainer_for(tmp_path, max_epochs=1).fit(detector, data)
+    assert any(not torch.equal(b, p) for b, p in zip(before, detector.parameters(), strict=True))
+
+
+class StepsTaken(Callback):
+    """Epoch, rates and momenta of every optimizer step: as planned before the first one, and as taken."""
+
+    def __init__(self):
+        self.planned, self.taken = [], []
+
+    def on_train_start(self, trainer, pl_module):
+        self.planned = [(epoch, self._values(groups)) for epoch, groups in pl_module.planned_steps()]
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.taken.append((trainer.current_epoch, self._values(optimizer.param_groups)))
+
+    @staticmethod
+    def _values(groups):
+        return [(group["lr"], group["momentum"]) for group in groups]
+
+
+@pytest.mark.parametrize(("nbs", "warmup"), [(2, 0.0), (6, 0.0), (6, 1.0), (2, 1.5)])
+def test_the_steps_to_come_are_foreseen(tmp_path, shapes_dir, nbs, warmup):
+    data, steps = data_for(shapes_dir, batch=2), StepsTaken()
+    detector = YOLODetector(names=data.names, hyp=Hyperparameters(optimizer="SGD", nbs=nbs, warmup_epochs=warmup))
+    trainer_for(tmp_path, max_epochs=3, callbacks=[steps], limit_val_batches=0).fit(detector, data)
+    assert [epoch for epoch, _ in steps.planned] == [epoch for epoch, _ in steps.taken]
+    for (_, planned), (_, taken) in zip(steps.planned, steps.taken, strict=True):
+        assert planned == [pytest.approx(pair) for pair in taken]
+    assert len({values[0] for _, values in steps.taken}) > 2
+
+
 def test_other_number_of_classes_is_refused(tmp_path, shapes_dir, slim_folder):
     folder, _ = slim_folder
     data = data_for(shapes_dir, single_cls=True)

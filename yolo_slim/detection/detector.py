@@ -19,7 +19,7 @@ from ultralytics.utils.nms import non_max_suppression
 from yolo_slim.detection.checkpoints import check_checkpoint, load_network, network_from_hparams
 from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
 from yolo_slim.detection.metrics import DetectionScores
-from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, trace_network
+from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, size_attributes, trace_network
 from yolo_slim.pruning import ChannelGraph, structure_of
 
 
@@ -69,7 +69,7 @@ class YOLODetector(LightningModule):
                 "model": dict(self.net.yaml),
                 "names": dict(self.net.names),
                 "imgsz": imgsz,
-                "structure": structure_of(self.net, _size_attributes(self.net)),
+                "structure": structure_of(self.net, size_attributes(self.net)),
             }
         )
         self.scores = DetectionScores()
@@ -292,11 +292,6 @@ def _suppress(predictions: Tensor, confidence: float, iou: float) -> list[Tensor
     return non_max_suppression(
         predictions.float(), confidence, iou, multi_label=True, max_det=300, max_time_img=math.inf
     )
-
-
-def _size_attributes(net: torch.nn.Module) -> list[str]:
-    """Integer attributes of Ultralytics' blocks that follow a channel count: the halves of C2f and its kin."""
-    return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
 
 
 def _some(names: Mapping[int, str]) -> str:

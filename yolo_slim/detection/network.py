@@ -120,6 +120,11 @@ def set_loss_gains(net: Any, box: float, cls: float, dfl: float) -> None:
     net.args = SimpleNamespace(box=box, cls=cls, dfl=dfl)
 
 
+def size_attributes(net: nn.Module) -> list[str]:
+    """Integer attributes of Ultralytics' blocks that follow a channel count: the halves of C2f and its kin."""
+    return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
+
+
 def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode."""
     head_of(net).shape = None  # a cached size would steer the head's control flow

@@ -86,6 +86,7 @@ class Growing:
         self._norms = [norm_at(model, g.module) for g in self._gammas]
         self._taylor: list[Tensor] = []
         self._factors: dict[str, Tensor] = {}
+        self._fading_of: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     @torch.no_grad()
     def observe_gradients(self, finite_only: bool = False) -> None:
@@ -130,9 +131,13 @@ class Growing:
         self._set_factors(per_group)
         return reached
 
+    @torch.no_grad()
     def shrink(self, *models: nn.Module) -> None:
         """After an optimizer step: shrinks the chosen gammas and betas of each of the given copies of the model."""
-        self._apply(self._factors, models)
+        for model in models:
+            values, factors = self._fading(model)
+            if values:
+                torch._foreach_mul_(values, factors)
 
     def finish(self, *models: nn.Module) -> None:
         """At the last step of the fit: everything that is chosen becomes exactly zero."""
@@ -161,23 +166,23 @@ class Growing:
         self._taylor = [t.to(n.weight.device) for t, n in zip(taylor, self._norms, strict=True)] if taylor else []
 
     def _set_factors(self, per_group: Tensor) -> None:
-        self._factors = {}
+        self._factors, self._fading_of = {}, {}
         for gamma, norm in zip(self._gammas, self._norms, strict=True):
             factor = per_group[gamma.groups.cpu()]
             factor[~gamma.prunable.cpu()] = 1.0
             if bool((factor != 1).any()):
                 self._factors[gamma.module] = factor.to(norm.weight.device, norm.weight.dtype)
 
-    @staticmethod
-    @torch.no_grad()
-    def _apply(factors: dict[str, Tensor], models: tuple[nn.Module, ...]) -> None:
-        values, by = [], []
-        for model in models:
-            for name, factor in factors.items():
+    def _fading(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Gammas and betas of one copy of the model that are under decay, and their factors; the same for an epoch."""
+        if id(model) not in self._fading_of:
+            values: list[Tensor] = []
+            factors: list[Tensor] = []
+            for name, factor in self._factors.items():
                 norm = norm_at(model, name)
                 for parameter in (norm.weight, norm.bias):
                     if parameter is not None:
-                        values.append(parameter.detach())
-                        by.append(factor.to(parameter.device))
-        if values:
-            torch._foreach_mul_(values, by)
+                        values.append(parameter)
+                        factors.append(factor.to(parameter.device))
+            self._fading_of[id(model)] = values, factors
+        return self._fading_of[id(model)]
