@@ -92,6 +92,18 @@ def test_only_detection_names_ultralytics() -> None:
     assert not offences, "\n".join(offences)
 
 
+def test_callbacks_name_lightning_in_one_file_only() -> None:
+    """All others take it from there, and so work with the one of Lightning's two packages that is installed."""
+    offences = {
+        f"{path.name}:{line} imports {name}"
+        for path in sorted((PACKAGE / "callbacks").rglob("*.py"))
+        if path.name != "framework.py"
+        for line, name in imports(path)
+        if any(below(name, top) for top in LIGHTNING)
+    }
+    assert not offences, "\n".join(offences)
+
+
 def test_pruning_needs_torch_numpy_and_yaml_only() -> None:
     """The one function that times ONNX Runtime imports it itself."""
     offences = {

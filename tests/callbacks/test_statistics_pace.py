@@ -9,7 +9,7 @@ from yolo_slim.callbacks import GammaSparsity
 from yolo_slim.callbacks.statistics_pace import StatisticsPace
 
 
-def deep_net(layers=40):
+def deep_net(layers=20):
     torch.manual_seed(0)
     parts = []
     for _ in range(layers):
@@ -39,8 +39,8 @@ def scale_in_eval(paced):
 
 
 def test_without_it_the_evaluated_network_fades_away_and_with_it_it_does_not():
-    assert scale_in_eval(paced=False) < 0.2
-    assert scale_in_eval(paced=True) > 0.5
+    assert scale_in_eval(paced=False) < 0.3
+    assert scale_in_eval(paced=True) > 0.6
 
 
 def test_momentum_follows_the_pace_and_comes_back():

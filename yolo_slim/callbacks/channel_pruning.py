@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch
 import torch
 import yaml
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
 from torch.optim import Optimizer
 
+from yolo_slim.callbacks.framework import (
+    Callback,
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    check_strategy,
+    lightning_version,
+    overflowed,
+    rank_zero_info,
+)
+from yolo_slim.callbacks.same_prune import prune_alike
 from yolo_slim.callbacks.target import example_inputs, find_target, make_selection, trace_target
 from yolo_slim.pruning import (
     ChannelGraph,
@@ -76,10 +85,12 @@ def slim_checkpoint(pl_module: LightningModule) -> dict[str, Any]:
     checkpoint: dict[str, Any] = {
         "epoch": 0,
         "global_step": 0,
-        "pytorch-lightning_version": lightning.pytorch.__version__,
+        "pytorch-lightning_version": lightning_version,
         "state_dict": {name: value.detach().cpu() for name, value in pl_module.state_dict().items()},
         "hyper_parameters": dict(pl_module.hparams),
     }
+    if name := getattr(pl_module, "_hparams_name", None):  # of the argument that a module takes them by
+        checkpoint["hparams_name"] = name
     pl_module.on_save_checkpoint(checkpoint)
     return checkpoint
 
@@ -114,12 +125,30 @@ def _write(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def in_float32(pl_module: LightningModule) -> Iterator[bool]:
+    """Holds weights of 16 bits in 32 bits while they are changed and compared; says whether there are any."""
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        return chain(pl_module.named_parameters(), pl_module.named_buffers())
+
+    given = {name: tensor.dtype for name, tensor in tensors() if tensor.dtype in (torch.float16, torch.bfloat16)}
+    if given:
+        nn.Module.float(pl_module)
+    try:
+        yield bool(given)
+    finally:
+        for name, tensor in tensors():
+            if name in given:
+                tensor.data = tensor.data.to(given[name])
+
+
 class ChannelPruning(Callback):
     """Prunes the module when a fit has ended, and saves it.
 
     What is pruned are the weights that would be deployed: the average where an averaging callback keeps one. The
     module is ready for the next ``fit`` of a new optimizer, and ``dirpath`` holds ``slim.ckpt``, the plan and the
-    report. Every rank does the same surgery; rank 0 writes.
+    report. Rank 0 decides and writes, every rank does the same surgery.
 
     Args:
         ratio: Share of the prunable channels to remove, in [0, 1).
@@ -164,6 +193,11 @@ class ChannelPruning(Callback):
         self._graph: ChannelGraph | None = None
         self._taylor: Taylor | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses what the smaller network would not come back from."""
+        if stage == "fit":
+            check_strategy(trainer, type(self).__name__, spawned=False)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds out before the fit, not after it, whether the prune can be done."""
         self.report = self._taylor = None
@@ -186,7 +220,7 @@ class ChannelPruning(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Observes the complete gradients of a step, where they are asked for."""
-        if self._taylor is not None:
+        if self._taylor is not None and not overflowed(trainer, optimizer):
             self._taylor.observe()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -194,10 +228,12 @@ class ChannelPruning(Callback):
         if trainer.interrupted:
             rank_zero_info("ChannelPruning: the fit was interrupted, nothing is pruned.")
             return
-        self.report = prune_module(
-            pl_module, self.selection, self.target, self.importance, self._taylor, self.compensation, self._graph
-        )
-        self._graph = self._taylor = None
+        with in_float32(pl_module) as converted:
+            graph = None if converted else self._graph  # traced anew with inputs of the other type
+            arguments = (self.target, self.importance, self._taylor, self.compensation, graph)
+            self.report = prune_alike(
+                trainer, pl_module, self.target, lambda: prune_module(pl_module, self.selection, *arguments)
+            )
         before, after = self.report.parameters_before, self.report.parameters_after
         message = f"ChannelPruning: {self.report.reached:.1%} of the prunable channels removed"
         message += f" ({self.report.request} asked), {before / 1e6:.3f} M -> {after / 1e6:.3f} M parameters"
@@ -206,3 +242,11 @@ class ChannelPruning(Callback):
             message += f"; saved {path}"
         rank_zero_info(message + ".")
         trainer.strategy.barrier("ChannelPruning")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets go of the module."""
+        self._graph = self._taylor = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets go of the module; ``teardown`` is not called after an exception."""
+        self._graph = self._taylor = None

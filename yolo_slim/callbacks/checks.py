@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import LBFGS, Optimizer
+
+from yolo_slim.callbacks.framework import MisconfigurationException, Trainer, check_strategy
+
+PENALTIES = ("subgradient", "proximal", "growing")
+
+
+def check_arguments(penalty: str, strength: float | str, beta_strength: float, final_fraction: float) -> None:
+    """Refuses arguments of the sparse phase that are out of range.
+
+    Raises:
+        MisconfigurationException: With the argument, what was given and what is expected.
+    """
+    if penalty not in PENALTIES:
+        raise MisconfigurationException(f"penalty={penalty!r} is unknown; expected one of {', '.join(PENALTIES)}")
+    if strength != "auto" and (isinstance(strength, str) or not strength > 0):
+        raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0 or 'auto'")
+    if not beta_strength >= 0:
+        raise MisconfigurationException(f"beta_strength={beta_strength} is out of range; expected 0 or more")
+    if not 0 <= final_fraction <= 1:
+        raise MisconfigurationException(f"final_fraction={final_fraction} is out of range; expected 0 to 1")
 
 
 def check_trainer(trainer: Trainer, penalty: str) -> None:
@@ -16,11 +33,7 @@ def check_trainer(trainer: Trainer, penalty: str) -> None:
     Raises:
         MisconfigurationException: If the penalty cannot work with this Trainer.
     """
-    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-        raise MisconfigurationException(
-            f"GammaSparsity does not work with {type(trainer.strategy).__name__}, which shards or copies "
-            "parameters its own way; use --trainer.strategy auto or ddp"
-        )
+    check_strategy(trainer, "GammaSparsity")
     if not trainer.max_epochs or trainer.max_epochs < 1:
         raise MisconfigurationException(
             f"GammaSparsity needs the number of epochs for its schedule, got max_epochs={trainer.max_epochs}; "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from yolo_slim.callbacks.framework import LightningModule, Precision, Trainer, rank_zero_warn
 
 
 class _UnclippedPrecision(Precision):
@@ -24,7 +23,7 @@ class FullPrecision:
         self._given: tuple[Precision, Any, Any] | None = None
 
     def switch_on(self, trainer: Trainer, pl_module: LightningModule, clipping: bool) -> None:
-        """Makes the fit run in 32 bits, and without clipping unless ``clipping``; half-precision weights are cast."""
+        """Makes the fit run in 32 bits, and without clipping unless ``clipping``; weights of other types are cast."""
         plugin, clip = trainer.strategy.precision_plugin, trainer.gradient_clip_val
         self._given = (plugin, clip, trainer.gradient_clip_algorithm)
         trainer.strategy.precision_plugin = Precision() if clipping else _UnclippedPrecision()
@@ -35,7 +34,8 @@ class FullPrecision:
             trainer.gradient_clip_algorithm = None
             if clip:
                 rank_zero_warn(f"GammaSparsity: gradient_clip_val={clip} is off during this fit.")
-        if any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters()):
+        other = {torch.float16, torch.bfloat16, *([torch.float64] if plugin.precision == "64-true" else [])}
+        if any(p.dtype in other for p in pl_module.parameters()):
             pl_module.float()
 
     def give_back(self, trainer: Trainer) -> None:

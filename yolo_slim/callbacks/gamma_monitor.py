@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 
+from yolo_slim.callbacks.framework import Callback, LightningModule, Trainer
 from yolo_slim.callbacks.target import find_target
 from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes, small_share
 

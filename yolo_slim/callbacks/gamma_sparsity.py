@@ -7,17 +7,22 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.checks import check_owners, check_trainer, refuse_line_search
+from yolo_slim.callbacks.checks import check_arguments, check_owners, check_trainer, refuse_line_search
+from yolo_slim.callbacks.framework import (
+    Callback,
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    overflowed,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from yolo_slim.callbacks.full_precision import FullPrecision
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
-from yolo_slim.callbacks.preview import Preview, foreseen
+from yolo_slim.callbacks.preview import Preview, foreseen, logged
 from yolo_slim.callbacks.statistics_pace import StatisticsPace
 from yolo_slim.callbacks.strength import Strength
 from yolo_slim.callbacks.target import copies_of_target, find_target, make_selection, trace_target
@@ -30,8 +35,6 @@ from yolo_slim.pruning.penalty import (
     gamma_magnitudes,
     small_share,
 )
-
-PENALTIES = ("subgradient", "proximal", "growing")
 
 
 class GammaSparsity(Callback):
@@ -52,7 +55,7 @@ class GammaSparsity(Callback):
 
     The gammas that are penalised are those that pruning with the same ``shortcuts`` and ``ignore`` ranks. Every epoch
     logs their distribution (as :class:`GammaMonitor` does) and what a prune by |gamma| with the same selection would
-    leave: ``sparsity/slim_params``, ``sparsity/slim_flops``, and ``sparsity/threshold``, the largest importance that
+    leave: ``sparsity/slim_params``, ``sparsity/slim_gflops``, and ``sparsity/threshold``, the largest importance that
     it would remove.
 
     Args:
@@ -93,14 +96,7 @@ class GammaSparsity(Callback):
         selection: Selection | None = None,
         target: str | None = None,
     ) -> None:
-        if penalty not in PENALTIES:
-            raise MisconfigurationException(f"penalty={penalty!r} is unknown; expected one of {', '.join(PENALTIES)}")
-        if strength != "auto" and (isinstance(strength, str) or not strength > 0):
-            raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0 or 'auto'")
-        if not beta_strength >= 0:
-            raise MisconfigurationException(f"beta_strength={beta_strength} is out of range; expected 0 or more")
-        if not 0 <= final_fraction <= 1:
-            raise MisconfigurationException(f"final_fraction={final_fraction} is out of range; expected 0 to 1")
+        check_arguments(penalty, strength, beta_strength, final_fraction)
         self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
         if penalty == "growing":
             try:
@@ -115,6 +111,7 @@ class GammaSparsity(Callback):
         self.gammas_before = self.gammas_after = torch.zeros(0)
         self._precision = FullPrecision()
         self._resumed: dict[str, Any] = {}
+        self._left: dict[str, Any] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -133,6 +130,7 @@ class GammaSparsity(Callback):
         """Checks the Trainer, and switches off what would distort the penalty."""
         if stage != "fit":
             return
+        self._left = None
         check_trainer(trainer, self.penalty)
         # Weights of 16 bits cannot take the small steps of an L1 term: 1.0 - 0.001 is 1.0 in bfloat16.
         half = trainer.strategy.precision_plugin.precision in ("16-true", "bf16-true")
@@ -199,9 +197,8 @@ class GammaSparsity(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Adds the L1 term to, or reads the importance from, the complete gradients of the step."""
-        if self._growing is not None:
-            # A scaler skips the steps whose gradients are not finite.
-            self._growing.observe_gradients(finite_only=trainer.scaler is not None)
+        if self._growing is not None and not overflowed(trainer, optimizer):
+            self._growing.observe_gradients()
         elif isinstance(self._l1, Subgradient):
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self._l1.add_to_gradients(self._strength_now(trainer), owned, self.beta_strength)
@@ -230,15 +227,12 @@ class GammaSparsity(Callback):
             GammaMonitor(self.target).on_train_epoch_end(trainer, pl_module)
         selected = self._selected(pl_module)
         if selected is not None:
-            values = {"threshold": selected.threshold, "slim_params": selected.params, "slim_flops": selected.flops}
-            known = {f"sparsity/{name}": float(value) for name, value in values.items() if value is not None}
-            pl_module.log_dict(known, sync_dist=True)
+            pl_module.log_dict(logged(selected), sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says what the phase did to the gammas, and what a prune would leave."""
         before, after = self.gammas_before, gamma_magnitudes(find_target(pl_module, self.target)).cpu()
-        self.gammas_after = after
-        small = small_share(after)
+        self.gammas_after, small = after, small_share(after)
         message = f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
         message += f"{small:.1%} of them below {SMALL_GAMMA:g}."
         rank_zero_info(message + foreseen(self.selection, self._selected(pl_module)))
@@ -252,6 +246,8 @@ class GammaSparsity(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs, as plain tensors and numbers."""
+        if self._left is not None:
+            return self._left
         state: dict[str, Any] = {"epoch_began": self._epoch_began, "epoch_steps": self._epoch_steps}
         for name in ("growing", "strength", "pace"):
             part = getattr(self, f"_{name}")
@@ -269,6 +265,7 @@ class GammaSparsity(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives precision and clipping back; ``teardown`` is not called after an exception."""
+        self._left = self.state_dict()  # for a checkpoint that is saved because of it
         self._give_back(trainer)
 
     def _give_back(self, trainer: Trainer) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import LightningModule
-
+from yolo_slim.callbacks.framework import LightningModule
 from yolo_slim.callbacks.target import example_inputs, find_target
 from yolo_slim.pruning import ChannelGraph, CostModel, Selected, Selection, gamma_importance, select
 
@@ -51,3 +50,11 @@ def foreseen(selection: Selection, selected: Selected | None) -> str:
         f" A prune of {selection} would leave {selected.params / 1e6:.3f} M parameters and "
         f"{selected.flops / 1e9:.3g} GFLOPs, and take channels of importance up to {selected.threshold:.2g}."
     )
+
+
+def logged(selected: Selected) -> dict[str, float]:
+    """What a logger is told of a selection."""
+    values = {"sparsity/threshold": selected.threshold}
+    if selected.params is not None and selected.flops is not None:
+        values |= {"sparsity/slim_params": float(selected.params), "sparsity/slim_gflops": selected.flops / 1e9}
+    return values

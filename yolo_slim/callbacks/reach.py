@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
+from yolo_slim.callbacks.framework import LightningModule, Trainer
 from yolo_slim.pruning.penalty import strength_at
 
 #: One optimizer step that is to come: the epoch, and the parameter groups as they will be.

@@ -6,12 +6,16 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from yolo_slim.callbacks.framework import (
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from yolo_slim.callbacks.reach import Reach, normalises, unit_reach
-from yolo_slim.pruning.penalty import PenalisedGammas, Proximal, strength_at
+from yolo_slim.pruning.penalty import PenalisedGammas, Proximal, small_share, strength_at
 
 
 class Strength:
@@ -19,7 +23,8 @@ class Strength:
 
     ``auto`` takes the largest |gamma| of the share that is to go, divides it by the way that a penalty of strength 1
     can still move a gamma by, and so spreads the way to zero over four fifths of the fit. What the loss pulls back in
-    one epoch is added to the strength of the next ones.
+    one epoch is added to the strength of the next ones. After that it only holds: it weakens while the share is there,
+    and strengthens while it is not.
 
     Args:
         given: A number above 0, or "auto".
@@ -28,8 +33,10 @@ class Strength:
         share: Gives the share of the gammas that are to go, in [0, 1).
     """
 
-    #: With "auto": share of the fit after which the target should be reached; the strength then stays.
+    #: With "auto": share of the fit after which the target should be reached.
     AUTO_UNTIL = 0.8
+    #: By how much the strength changes per epoch then.
+    HOLD = 0.7
 
     def __init__(
         self,
@@ -53,7 +60,8 @@ class Strength:
         """
         ids = {id(p) for p in self._gammas.parameters}
         proximal = isinstance(self._gammas, Proximal)
-        self._reach = unit_reach(trainer, pl_module, ids, self._final_fraction, proximal)
+        if self._reach is None or len(self._reach.ways) != trainer.max_epochs:
+            self._reach = unit_reach(trainer, pl_module, ids, self._final_fraction, proximal)
         divides = [] if proximal else [o for o in trainer.optimizers if normalises(o.param_groups[0])]
         if self._given == "auto":
             if self._reach is None:
@@ -81,21 +89,29 @@ class Strength:
         return base * self._reach.ways[epoch] / self._reach.steps[epoch]
 
     def state_dict(self) -> dict[str, Any]:
-        """What "auto" has chosen, as plain numbers."""
-        return {"chosen": list(self._chosen)}
+        """What was foreseen and what "auto" has chosen, as plain numbers."""
+        reach = None if self._reach is None else {"ways": self._reach.ways, "steps": self._reach.steps}
+        return {"chosen": list(self._chosen), "reach": reach}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave."""
         self._chosen = list(state.get("chosen", []))
+        if state.get("reach"):
+            self._reach = Reach(**state["reach"])
 
     def _auto(self, epoch: int, epochs: int) -> float:
         assert self._reach is not None, "start() comes first"
+        if self._chosen and self._chosen[0] == epoch:
+            return self._chosen[1]
         until = max(1, round(self.AUTO_UNTIL * epochs))
-        known = bool(self._chosen) and (epoch >= until or self._chosen[0] == epoch)
-        if not known:
+        if epoch >= until and self._chosen:
+            reached = small_share(self._gammas.magnitudes()) >= self._share()
+            base = self._chosen[1] * (self.HOLD if reached else 1 / self.HOLD)
+        else:
             way = sum(self._reach.ways[epoch : max(until, epoch + 1)])
-            self._chosen = [epoch, self._largest_to_go() / way if way else 0.0]
-        return self._chosen[1]
+            base = self._largest_to_go() / way if way else 0.0
+        self._chosen = [epoch, base]
+        return base
 
     def _largest_to_go(self) -> float:
         return torch.quantile(self._gammas.magnitudes(), self._share()).item()

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
-from yolo_slim.pruning import ChannelGraph, Selection, trace
+from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer
+from yolo_slim.pruning import ChannelGraph, Pass, Selection, trace
+from yolo_slim.pruning.passes import default_passes
 
 
 def find_target(pl_module: nn.Module, target: str | None) -> nn.Module:
@@ -34,10 +34,12 @@ def trace_target(pl_module: LightningModule, target: str | None) -> ChannelGraph
     """The channel graph of the target.
 
     A module that knows better how its network is run offers a method ``trace_channels() -> ChannelGraph``. Every other
-    is traced with its ``example_input_array``.
+    is traced with its ``example_input_array``, in eval mode and in train mode. A detector whose ``forward`` ends in
+    NMS, or needs labels in train mode, offers a method ``pruning_forward`` beside it: it takes what ``forward`` takes
+    and returns the network's raw outputs.
 
     Raises:
-        MisconfigurationException: If the module has neither.
+        MisconfigurationException: If the module has neither, or cannot be run with its ``example_input_array``.
     """
     own: Callable[[], ChannelGraph] | None = getattr(pl_module, "trace_channels", None)  # type: ignore[assignment]
     if target is None and own is not None:
@@ -48,7 +50,28 @@ def trace_target(pl_module: LightningModule, target: str | None) -> ChannelGraph
             f"{type(pl_module).__name__} has no example_input_array to trace its channels with; "
             "set self.example_input_array = torch.rand(1, 3, height, width) in its __init__"
         )
-    return trace(find_target(pl_module, target), example)
+    model, passes = find_target(pl_module, target), default_passes(example)
+    if hasattr(model, "pruning_forward"):
+        passes = [_raw(run) for run in passes]
+    try:
+        return trace(model, passes=passes)
+    except Exception as error:  # whatever the user's own forward raises
+        first_line = str(error).partition("\n")[0]
+        raise MisconfigurationException(
+            f"{type(model).__name__} could not be traced with its example_input_array in eval and in train mode "
+            f"({type(error).__name__}: {first_line}); a network that needs labels in train mode can offer a method "
+            "pruning_forward, which takes what forward takes and returns the raw outputs"
+        ) from error
+
+
+def _raw(run: Pass) -> Pass:
+    """The same pass over ``pruning_forward``, called as the module itself is so that hooks on it see the call."""
+
+    def run_raw(model: nn.Module) -> Any:
+        model.forward = model.pruning_forward  # type: ignore[assignment]  # whoever runs a pass restores the model
+        return run(model)
+
+    return run_raw
 
 
 def example_inputs(pl_module: LightningModule) -> Any:

@@ -6,12 +6,10 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
+
+from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer, WeightAveraging
 
 
 class WeightEMA(WeightAveraging):
@@ -19,8 +17,11 @@ class WeightEMA(WeightAveraging):
 
     After ``n`` optimizer steps the average keeps ``decay * (1 - exp(-n / tau))`` of itself, so that early averages
     follow the weights closely. Unlike its base class, the average is made when the fit starts, after a checkpoint has
-    been loaded and a pruned structure rebuilt, and it is dropped when the fit ends: the callback can be used for
-    several fits, with surgery between them, and a later ``validate`` sees the weights that it is given.
+    been loaded, a pruned structure rebuilt and the ranks made equal, and it is dropped when the fit ends: the callback
+    can be used for several fits, with surgery between them, and a later ``validate`` sees the weights that it is given.
+
+    Statistics of BatchNorm differ between the ranks of a distributed fit; those of rank 0, which writes the
+    checkpoints, are everybody's when the average is validated and when it becomes the module's weights.
 
     Args:
         decay: Share of the average that is kept per step in the long run, in [0, 1).
@@ -42,19 +43,20 @@ class WeightEMA(WeightAveraging):
 
     @property
     def average_model(self) -> torch.nn.Module | None:
-        """The averaged copy of the LightningModule during a fit, else None."""
-        return None if self._average_model is None else self._average_model.module
+        """The averaged copy of the LightningModule; None outside a fit and while the module holds it."""
+        return None if self._average_model is None or self._swapped else self._average_model.module
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets the average of an earlier fit."""
         self._average_model = None
+        self._swapped = False
         if stage == "fit":
             self._latest_update_step = 0
             self._latest_update_epoch = -1
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes up the average of a checkpoint when a fit is resumed."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == "fit":
             self._start(pl_module)
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
@@ -65,10 +67,24 @@ class WeightEMA(WeightAveraging):
         else:
             self._average_model.to(pl_module.device)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts from the steps that a Trainer has taken in earlier fits."""
+        self._latest_update_step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives the module the average; the weights in training are kept for checkpoints that are still to come."""
+        self._share_buffers()
+        self._swap_models(pl_module)
+        self._swapped = True
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Puts the average into ``state_dict`` and the weights in training beside it."""
-        if self._average_model is not None:
-            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._average_model is None:
+            return
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._swapped:
+            trained = checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = checkpoint["current_model_state"], trained
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Drops the average."""
@@ -76,6 +92,7 @@ class WeightEMA(WeightAveraging):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the average in."""
+        self._share_buffers()
         super().on_validation_epoch_start(trainer, pl_module)
         self._swapped = self._average_model is not None
 
@@ -86,19 +103,35 @@ class WeightEMA(WeightAveraging):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives the module its own weights back when a validation is interrupted."""
-        if self._swapped:
+        if self._swapped and (trainer.validating or trainer.sanity_checking):
             self.on_validation_epoch_end(trainer, pl_module)
 
     def _start(self, pl_module: LightningModule) -> None:
-        self._average_model = AveragedModel(
-            pl_module, device=pl_module.device, use_buffers=self._use_buffers, **self._kwargs
-        )
+        # An average of 16 bits would stand still: a step moves it by less than its last digit.
+        half = any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters())
+        how: dict[str, Any] = {"avg_fn": self._average_one} if half else self._kwargs
+        self._average_model = AveragedModel(pl_module, device=pl_module.device, use_buffers=self._use_buffers, **how)
         # At zero the first update would copy the weights instead of averaging them.
         self._average_model.n_averaged.fill_(1)
+        if half:
+            self._average_model.module.float()
+
+    def _share_buffers(self) -> None:
+        if self._average_model is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self._average_model.module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def _decay(self, updates: Tensor | int) -> float:
+        return self.decay * (1 - math.exp(-float(updates) / self.tau))
 
     def _average(self, averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
-        decay = self.decay * (1 - math.exp(-float(updates) / self.tau))
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, currents, 1 - decay)
+            torch._foreach_lerp_(averages, currents, 1 - self._decay(updates))
         else:
             torch._foreach_copy_(averages, currents)
+
+    def _average_one(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
+        """The same for one tensor whose average has more digits."""
+        if not average.is_floating_point():
+            return current
+        return average.lerp(current.to(average.dtype), 1 - self._decay(updates))

@@ -89,15 +89,9 @@ class Growing:
         self._fading_of: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     @torch.no_grad()
-    def observe_gradients(self, finite_only: bool = False) -> None:
-        """Updates the running importance from the complete gradients of one optimizer step.
-
-        Args:
-            finite_only: Leave out a step with gradients that are not finite; asking costs a synchronisation.
-        """
+    def observe_gradients(self) -> None:
+        """Updates the running importance from the complete, finite gradients of one optimizer step."""
         squares = gamma_terms(self._norms)
-        if finite_only and not bool(torch.stack(torch._foreach_norm(squares, 1)).isfinite().all()):
-            return
         if self._taylor:
             torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
         else:
