@@ -132,7 +132,8 @@ def test_sparse_config_composes_with_the_users_own(work, tmp_path):
     folder, data = work
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "model": {"hyp": {"lr0": 0.002}}}))
     arguments = ["-c", str(CONFIGS / "sparse.yaml"), "-c", str(tmp_path / "mine.yaml"), *data, *QUICK]
-    main(["fit", *arguments, "--model.weights", "runs/base-line-1/best.ckpt"])
+    main(["fit", *arguments, "--model.hyp.optimizer", "SGD", "--model.weights", "runs/base-line-1/best.ckpt"])
+    assert (folder / "runs" / "mine" / "gammas.png").read_bytes().startswith(b"\x89PNG")
     saved = yaml.safe_load((folder / "runs" / "mine" / "config.yaml").read_text())
     assert saved["model"]["hyp"]["lr0"] == 0.002
     (callback,) = saved["trainer"]["callbacks"]
@@ -172,7 +173,10 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["prune", "--model.weights", "BASE", "--recalibrate", "true"], "needs training images: give --data.data"),
         (["prune", "--model.weights", "BASE", "--importance.kind", "l3"], "kind='l3'"),
         (["slim", "DATA", "--prune.selection.ratio", "1.5"], "ratio=1.5"),
-        (["slim", "DATA", *GROWING, "--prune.selection.max_flops", "1e9"], "growing needs a ratio"),
+        (
+            ["slim", "DATA", *GROWING, "--prune.selection.max_latency_ms", "9"],
+            "growing cannot work towards max_latency_ms=9",
+        ),
         (["slim", "DATA", "--prune.selection.ratios", '{"nothing.*": 0.5}'], "'nothing.*' matches no"),
         (["slim", "DATA", "--prune.selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),
         (["slim", "DATA", "--finetune.epochs", "0"], "finetune.epochs=0"),

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-
-
-def run(command: list[str], folder: Path) -> str:
-    """Runs a command as from a fresh shell and returns what it printed."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "LOCAL_RANK", "MASTER_", "WORLD_"))}
-    environment = {**inherited, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+from tests.helpers.ddp_launch import ROOT, run
 
 
 def job(out: Path, shapes_dir: Path, devices: int, **settings) -> list[dict]:
@@ -29,7 +18,7 @@ def job(out: Path, shapes_dir: Path, devices: int, **settings) -> list[dict]:
     command += ["--out", str(out), "--devices", str(devices)]
     for name, value in settings.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    run(command, ROOT)
+    run(command, ROOT, out / "log")
     return [torch.load(out / f"rank{rank}.pt") for rank in range(devices)]
 
 
@@ -67,18 +56,3 @@ def test_growing_prune_and_finetune_on_two_processes(tmp_path, shapes_dir):
     assert equal(first["parameters"], second["parameters"])
     assert sum(p.numel() for p in first["parameters"].values()) < 0.6 * 3.0e6
     assert (tmp_path / "two" / "slim.ckpt").is_file()
-
-
-def test_slim_through_the_command_line_on_two_processes(tmp_path, shapes_dir):
-    quick = [f"--{phase}.hyp.nbs=4" for phase in ("baseline", "sparse", "finetune")]
-    quick += ["--baseline.epochs=1", "--sparse.epochs=2", "--finetune.epochs=1", "--prune.selection.ratio=0.5"]
-    data = [f"--data.data={shapes_dir / 'data.yaml'}", "--data.imgsz=64", "--data.batch=2", "--data.workers=0"]
-    devices = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
-    command = [sys.executable, str(ROOT / "train.py"), "slim", "-c", str(ROOT / "configs" / "slim.yaml")]
-    printed = run([*command, *data, *devices, *quick], tmp_path)
-    assert printed.count("== finetuned:") == 1
-    folder = tmp_path / "runs" / "slim"
-    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["slim"]
-    slim, finetuned = (torch.load(folder / f, weights_only=True) for f in ("prune/slim.ckpt", "finetune/best.ckpt"))
-    shapes = {k: v.shape for k, v in slim["state_dict"].items()}
-    assert {k: v.shape for k, v in finetuned["state_dict"].items()} == shapes

@@ -10,9 +10,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from yolo_slim import callbacks, fit_parts
+from yolo_slim import callbacks, fit_parts, launch
 from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
@@ -96,8 +95,12 @@ class SlimCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except BaseException:
-            rank_zero_only(discard_untrained)(folder)
+            if launch.rank() == 0:
+                discard_untrained(folder)
             raise
+        # What prints an epoch comes after all that log it; Lightning wants checkpoints last.
+        kinds = (fit_parts.EpochLines, ModelCheckpoint)
+        trainer.callbacks.sort(key=lambda c: [isinstance(c, kind) for kind in reversed(kinds)])  # type: ignore[attr-defined]
         saver = trainer.checkpoint_callback
         if isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
             saver.dirpath = str(folder)
@@ -111,13 +114,14 @@ def main(arguments: Sequence[str]) -> None:
         cli = _Prepared(arguments)
         cli.run()
     except BaseException as stop:
-        if cli is not None and cli.run_folder is not None:
-            rank_zero_only(discard_untrained)(cli.run_folder)
+        if cli is not None and cli.run_folder is not None and launch.rank() == 0:
+            discard_untrained(cli.run_folder)
         if isinstance(stop, SystemExit) and cli is not None and cli.trainer.interrupted:  # Lightning's answer to Ctrl-C
             last = cli.run_folder / "last.ckpt" if cli.run_folder else None
             raise KeyboardInterrupt(f"--ckpt_path {last} goes on" if last and last.is_file() else "") from None
         raise
-    rank_zero_only(print)(f"Everything of this run is in {cli.run_folder}")
+    if launch.rank() == 0:
+        print(f"Everything of this run is in {cli.run_folder}")
 
 
 class _Prepared(SlimCLI):

@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from yolo_slim import fit_parts
+from yolo_slim import fit_parts, launch
 from yolo_slim.callbacks import WeightEMA
 from yolo_slim.callbacks.channel_pruning import needs_example
 from yolo_slim.detection.checkpoints import check_resumable, load_network
@@ -33,7 +32,8 @@ PHASES = {
     "finetune": ("finetuned", "best.ckpt"),
 }
 RESULT = "result.yaml"
-WAIT_SECONDS = 600
+#: How long the other ranks wait while rank 0 prunes.
+WAIT_SECONDS = 1800
 
 
 class Recipe:
@@ -69,7 +69,7 @@ class Recipe:
         if given.finetune.enabled:
             weights = self._train("finetune", weights)
             self._measure("finetune", weights)
-        return self._results() if _rank() == 0 else []
+        return self._results() if launch.rank() == 0 else []
 
     def _check(self) -> None:
         """Finds out now, not after hours of training, what a later phase would refuse."""
@@ -102,7 +102,7 @@ class Recipe:
         extra: list[Callback] = [settings.sparsity] if phase == "sparse" else []
         last = folder / "last.ckpt"
         resumed = _sound(last, check_resumable) if last.is_file() else None
-        if _rank() == 0:
+        if launch.rank() == 0:
             set_metrics_aside(folder)
         started = time.time()
         trainer = self._trainer(
@@ -118,7 +118,7 @@ class Recipe:
             if trainer.interrupted:
                 raise KeyboardInterrupt("the same command goes on") from None
             raise
-        if _rank() == 0:
+        if launch.rank() == 0:
             merge_metrics(folder)
         self._say(f"{phase}: {time.time() - started:.0f} s")
         return str(kept)
@@ -129,11 +129,11 @@ class Recipe:
         if slim.is_file():
             return _sound(slim, load_network)
         self._say(f"prune: {self.given.prune.selection}")
-        if _rank() == 0:
+        if launch.rank() == 0:
             folder.mkdir(exist_ok=True)
             parts = self.instantiate()
             prune_file(weights, parts.prune, folder, parts.data, parts.data.imgsz)
-        _wait_for(slim)
+        launch.wait_for(slim, WAIT_SECONDS)
         return str(slim)
 
     def _measure(self, phase: str, weights: str) -> None:
@@ -145,7 +145,7 @@ class Recipe:
         detector = YOLODetector(weights=weights, names=parts.data.names, imgsz=parts.data.imgsz)
         trainer = self._trainer(parts, logger=False, callbacks=[], enable_checkpointing=False)
         scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
-        if _rank() != 0:
+        if launch.rank() != 0:
             return
         result: dict[str, Any] = {"state": PHASES[phase][0], "checkpoint": str(weights)}
         result |= size_of(detector.net, parts.data.imgsz)
@@ -177,13 +177,9 @@ class Recipe:
         return Trainer(**{**shared, "num_sanity_val_steps": 0, "enable_model_summary": False, **bar, **own})
 
     @staticmethod
-    @rank_zero_only
     def _say(text: str) -> None:
-        print(f"== {text}", flush=True)
-
-
-def _rank() -> int:
-    return int(rank_zero_only.rank)  # type: ignore[attr-defined]
+        if launch.rank() == 0:
+            print(f"== {text}", flush=True)
 
 
 def _sound(path: Path, check: Callable[[Path], Any]) -> str:
@@ -193,12 +189,3 @@ def _sound(path: Path, check: Callable[[Path], Any]) -> str:
     except (ValueError, OSError) as error:
         raise ValueError(f"{error}. Or delete {path.parent} to have that phase run again") from error
     return str(path)
-
-
-def _wait_for(path: Path) -> None:
-    """Ranks that do not write wait for the one that does."""
-    for _ in range(WAIT_SECONDS * 10):
-        if path.is_file():
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"rank {_rank()} waited {WAIT_SECONDS} s for {path}; see the output of rank 0")

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from yolo_slim import launch
 from yolo_slim.callbacks import GammaSparsity
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.hyperparameters import Hyperparameters
@@ -22,6 +22,8 @@ from yolo_slim.run_folder import discard_untrained, sanitize
 
 #: What a run of the recipe was started with.
 SETTINGS = "recipe.yaml"
+#: How long the other ranks wait until rank 0 has opened the run folder.
+OPEN_SECONDS = 60
 #: Trainer arguments that the recipe sets itself.
 OWN = {"callbacks", "logger", "max_epochs", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps"}
 
@@ -71,8 +73,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         Recipe(lambda: keys.instantiate_classes(given), folder).run()
     except BaseException:
-        if new:  # so that corrected settings may have the name
-            rank_zero_only(discard_untrained)(folder)
+        if new and launch.rank() == 0:  # so that corrected settings may have the name
+            discard_untrained(folder)
         raise
 
 
@@ -89,6 +91,8 @@ def _open(folder: Path, settings: dict[str, Any]) -> None:
         ValueError: If it cannot be made, or holds something else.
     """
     file = folder / SETTINGS
+    if launch.rank() != 0:
+        launch.wait_for(file, OPEN_SECONDS)
     if file.is_file():
         changed = _changed(read_mapping(file, ("data", "prune"), "give this run another --name"), settings)
         if changed:

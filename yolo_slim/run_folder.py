@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
+from yolo_slim import launch
+
 RUN_DIR = "YOLO_SLIM_RUN_DIR"
 _WAIT = timedelta(seconds=60)
+#: In the run folder while the run lasts: which ``srun`` it belongs to.
+_MARK = ".launch"
 
 
 def sanitize(name: str) -> str:
@@ -39,7 +45,8 @@ def new_run_folder(project: str | Path, name: str) -> Path:
 
     * A process that Lightning starts finds it in the environment variable ``YOLO_SLIM_RUN_DIR``.
     * Under ``torchrun`` rank 0 passes it on through the store that the launcher keeps.
-    * With any other launcher, export ``YOLO_SLIM_RUN_DIR`` for every rank.
+    * Under ``srun`` rank 0 leaves a mark in it, which the other ranks look for.
+    * With any other launcher, or where nodes have no common file system, export ``YOLO_SLIM_RUN_DIR`` for every rank.
 
     Args:
         project: folder of the runs; created if missing.
@@ -49,15 +56,19 @@ def new_run_folder(project: str | Path, name: str) -> Path:
         ValueError: a bad name, a project in which no folder can be made, or a rank that finds no run folder.
     """
     candidate = Path(project) / sanitize(name)
-    rank = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    rank, step = launch.rank(), launch.slurm_step()
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return _agree(rank, lambda: _create(candidate))
-    distributed = "RANK" in os.environ or "LOCAL_RANK" in os.environ
-    if distributed and os.environ.get(RUN_DIR):
+    if launch.launched() and os.environ.get(RUN_DIR):
         return Path(os.environ[RUN_DIR])
-    if rank != 0:
+    if rank == 0:
+        folder = _create(candidate)
+        if step is not None:
+            _mark(folder, step)
+    elif step is not None:
+        folder = _find_marked(candidate, step, rank)
+    else:
         raise ValueError(f"rank {rank} does not know the run folder: export {RUN_DIR}=<folder> for every rank")
-    folder = _create(candidate)
     os.environ[RUN_DIR] = str(folder)  # Lightning copies the environment to the processes that it starts
     return folder
 
@@ -101,3 +112,25 @@ def _agree(rank: int, create: Callable[[], Path]) -> Path:
     except RuntimeError as error:
         seconds = int(_WAIT.total_seconds())
         raise ValueError(f"rank {rank} waited {seconds} s for rank 0's run folder: see rank 0's output") from error
+
+
+def _mark(folder: Path, step: str) -> None:
+    """Under srun: rank 0 says which launch the folder belongs to, until the process ends."""
+    mark = folder / _MARK
+    mark.write_text(step)
+    atexit.register(mark.unlink, missing_ok=True)
+
+
+def _find_marked(candidate: Path, step: str, rank: int) -> Path:
+    """Under srun: the folder that rank 0 of the same launch has made."""
+    end = time.monotonic() + _WAIT.total_seconds()
+    while time.monotonic() < end:
+        for mark in candidate.parent.glob(f"{candidate.name}*/{_MARK}"):
+            with suppress(FileNotFoundError):
+                if mark.read_text() == step:
+                    return mark.parent
+        time.sleep(0.1)
+    raise ValueError(
+        f"rank {rank} waited {_WAIT.total_seconds():.0f} s for rank 0's run folder in {candidate.parent}: see rank 0's "
+        f"output, or, where the nodes have no common file system, export {RUN_DIR}=<folder> for every rank"
+    )

@@ -128,7 +128,12 @@ class Strength:
                 f"strength says little: a gamma moves by {sum(self._reach.ways):.3g} at most, the sum of the rates. "
                 "Use SGD, penalty='proximal' or penalty='growing'."
             )
-        elif given != "auto":
+        elif given == "auto":
+            rank_zero_info(
+                f"GammaSparsity: the strength of every epoch is chosen so that {self._share():.0%} of the gammas, "
+                f"now up to {self._largest_to_go():.3g}, reach zero by {self.AUTO_UNTIL:.0%} of the fit."
+            )
+        else:
             self._tell_reach(given, given * sum(self._reach.ways), given * max(self._reach.ways))
 
     def _tell_reach(self, given: float, reach: float, in_one_epoch: float) -> None:
