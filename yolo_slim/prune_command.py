@@ -48,7 +48,7 @@ def add_prune_arguments(found: ArgumentParser, prefix: str = "") -> None:
     found.add_argument(
         f"--{prefix}compensation",
         type=Literal[COMPENSATIONS],
-        default="fold",
+        default="auto",
         help="What becomes of the constants that channels with a small gamma pass on.",
     )
     found.add_argument(

@@ -11,7 +11,7 @@ from tests.helpers.toy_nets import TOYS, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.test_surgery import difference, random_drop, silenced, with_one_wrong_channel
 from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
-from yolo_slim.pruning.prune import TOLERANCE, check, verify
+from yolo_slim.pruning.prune import TOLERANCE, check, check_compensation, verify
 from yolo_slim.pruning.silence import silence
 
 SELECTIONS = [Selection(0.5), Selection(0.9), Selection(0.99, min_channels=1), Selection(0.4, shortcuts="spare")]
@@ -152,8 +152,15 @@ def test_exact_compensation_is_refused_where_dead_channels_must_not_stay(other):
     graph = trace(model, passes=yolo_passes())
     with pytest.raises(ValueError, match="compensation='exact' keeps some dead channels"):
         prune(model, graph, Selection(**other), compensation="exact")
-    with pytest.raises(ValueError, match="compensation='fould': expected one of none, fold, exact"):
+    with pytest.raises(ValueError, match="compensation='fould': expected one of auto, none, fold, exact"):
         prune(model, graph, Selection(**other), compensation="fould")
+
+
+def test_auto_is_exact_where_dead_channels_may_stay():
+    assert check_compensation("auto", Selection(0.5)) == "exact"
+    assert check_compensation("auto", Selection(0.5, round_to=8)) == "fold"
+    assert check_compensation("auto", Selection(max_flops=1e9)) == "fold"
+    assert check_compensation("none", Selection(0.5)) == "none"
 
 
 def test_check_finds_what_prune_would_refuse():

@@ -56,7 +56,7 @@ def prune_module(
         target: Path of the submodule; by default ``pl_module.pruning_target`` or the whole module.
         importance: How channels are scored; by default by |gamma|.
         taylor: Has observed gradients of the target, for ``Importance("taylor")``.
-        compensation: "none", "fold" or "exact", see :func:`yolo_slim.pruning.prune`.
+        compensation: "none", "fold", "exact" or "auto", see :func:`yolo_slim.pruning.prune`.
         graph: The channel graph of the target where it is known; by default it is traced.
 
     Returns:
@@ -159,8 +159,8 @@ class ChannelPruning(Callback):
             four arguments above.
         importance: How channels are scored; by default by |gamma|. ``Importance("taylor")`` takes the gradients of
             the fit's last epoch.
-        compensation: What becomes of the constants that channels with a small gamma pass on: "none", "fold" or
-            "exact", see :func:`yolo_slim.pruning.prune`.
+        compensation: What becomes of the constants that channels with a small gamma pass on: "none", "fold", "exact"
+            or "auto", which is exact where the selection allows it, see :func:`yolo_slim.pruning.prune`.
         target: Path of the submodule; by default ``pl_module.pruning_target`` or the whole module.
         dirpath: Folder of the files; by default the Trainer's ``default_root_dir``.
 
@@ -176,7 +176,7 @@ class ChannelPruning(Callback):
         ignore: Sequence[str] = (),
         selection: Selection | None = None,
         importance: Importance | None = None,
-        compensation: Literal["none", "fold", "exact"] = "fold",
+        compensation: Literal["auto", "none", "fold", "exact"] = "auto",
         target: str | None = None,
         dirpath: str | None = None,
     ) -> None:

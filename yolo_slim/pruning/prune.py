@@ -23,7 +23,7 @@ from yolo_slim.pruning.structure import Structure, structure_of
 from yolo_slim.pruning.surgery import apply_plan
 from yolo_slim.pruning.verify import TOLERANCE, difference, verify
 
-COMPENSATIONS = ("none", "fold", "exact")
+COMPENSATIONS = ("auto", "none", "fold", "exact")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def prune(
             forwards are timed for; needed by budgets and by ``per``.
         compensation: what becomes of the constants that dropped channels with a gamma near zero pass on: "none"
             forgets them, "fold" gives them to the layers that read them, "exact" does so at zero-padded borders too,
-            where some dead channels stay for it; see :func:`compensate`.
+            where some dead channels stay for it, "auto" is exact, or fold with a budget or ``round_to``; see
+            :func:`compensate`.
 
     Returns:
         A report of what was done.
@@ -118,7 +119,7 @@ def prune(
     for name, parameter in model.named_parameters():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
-    check_compensation(compensation, selection)
+    compensation = check_compensation(compensation, selection)
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = gamma_importance(model, graph) if scores is None else scores
     selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
@@ -195,7 +196,7 @@ def check(
     """
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = torch.arange(graph.num_groups, dtype=torch.float64)
-    check_compensation(compensation, selection)
+    compensation = check_compensation(compensation, selection)
     dropped = select(graph, scores, replace(selection, max_latency_ms=None), cost).dropped
     if compensation != "none":
         compensate(copy.deepcopy(model), graph, dropped, exact=compensation == "exact")
@@ -203,18 +204,20 @@ def check(
         raise ValueError(f"{selection} needs example_inputs to time a forward with")
 
 
-def check_compensation(compensation: str, selection: Selection) -> None:
-    """Refuses an unknown compensation, and one that does not go with the selection.
+def check_compensation(compensation: str, selection: Selection) -> str:
+    """Refuses an unknown compensation, and one that does not go with the selection; says what "auto" is.
 
     Raises:
         ValueError: if it is unknown, or "exact" with a budget or ``round_to``.
     """
     if compensation not in COMPENSATIONS:
         raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(COMPENSATIONS)}")
-    if compensation == "exact" and (selection.budgets or selection.round_to > 1):
+    forbidden = bool(selection.budgets) or selection.round_to > 1
+    if compensation == "exact" and forbidden:
         raise ValueError(
             "compensation='exact' keeps some dead channels, which a budget or round_to forbids; use 'fold'"
         )
+    return ("fold" if forbidden else "exact") if compensation == "auto" else compensation
 
 
 def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> Callable[[Tensor], float] | None:
