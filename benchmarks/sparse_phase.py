@@ -51,12 +51,14 @@ class Setting:
     strength: float | Literal["auto"] = 1.0
     ratio: float | None = None  # of channels, for growing
     operations: float | None = None  # share of the operations that is left, for growing
+    per: Literal["channel", "flops"] = "channel"  # what importance is compared by, with operations
 
 
 SETTINGS = {
     "dense": Setting(),
     **{f"growing {ratio:.0%}": Setting("growing", ratio=ratio) for ratio in RATIOS},
-    "growing to half the GFLOPs": Setting("growing", operations=0.5),
+    "growing to half": Setting("growing", operations=0.5),
+    "growing to half, per GFLOP": Setting("growing", operations=0.5, per="flops"),
     **{f"subgradient {s}": Setting("subgradient", SLOW_SGD, s) for s in ("auto", 0.3, 1.0, 3.0)},
     **{f"proximal {s}": Setting("proximal", SGD, s) for s in ("auto", 0.25, 0.75, 2.5)},
 }
@@ -122,12 +124,15 @@ def run(given: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
 
 
 def pruned(given: argparse.Namespace, folder: Path, selection: Selection, finetuned: bool) -> dict[str, Any]:
-    """Scores of a prune, and of its finetune."""
-    detector = YOLODetector(weights=str(folder / "last.ckpt"), imgsz=given.imgsz, hyp=FINETUNE)
-    report = prune_module(detector, selection, compensation="fold")
+    """Scores of a prune, with the constants of removed channels folded or merged, and of its finetune."""
+    row: dict[str, Any] = {}
+    for compensation in ("none", "fold") if selection.budgets else ("none", "exact", "fold"):
+        detector = YOLODetector(weights=str(folder / "last.ckpt"), imgsz=given.imgsz, hyp=FINETUNE)
+        report = prune_module(detector, selection, compensation=compensation)
+        row[compensation] = validated(detector, images(given))[1]
     cost = profile(detector.net, detector.pruning_example)
-    row: dict[str, Any] = {"ratio": report.reached, "parameters": cost.parameters, "gflops": 2 * cost.macs / 1e9}
-    row |= {"threshold": report.threshold, "pruned": validated(detector, images(given))[1]}
+    row |= {"ratio": report.reached, "parameters": cost.parameters, "gflops": 2 * cost.macs / 1e9}
+    row["threshold"] = report.threshold
     if finetuned:
         scores = fit(given, detector, given.finetune, folder / f"finetune_{selection.ratio}", [])["val/map"]
         row |= {"best": max(scores), "mean": mean(scores[-LAST:])}
