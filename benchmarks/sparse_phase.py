@@ -109,9 +109,8 @@ def run(given: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     if setting.penalty is None:
         selections = [Selection(0.0)]
     elif setting.operations is not None:
-        selections = [
-            Selection(max_flops=setting.operations * 2 * profile(detector.net, detector.pruning_example).macs)
-        ]
+        limit = setting.operations * 2 * profile(detector.net, detector.pruning_example).macs
+        selections = [Selection(max_flops=limit, per=setting.per)]
     else:
         selections = [Selection(ratio) for ratio in RATIOS if setting.ratio in (None, ratio)]
     sparsity: list[Callback] = []
