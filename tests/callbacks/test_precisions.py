@@ -158,7 +158,7 @@ def test_proximal_does_not_move_gammas_at_a_step_that_the_scaler_skips(tmp_path)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_prunes_in_every_precision(tmp_path, precision, importance):
     module = ToyClassifier()
-    pruning = ChannelPruning(min_channels=2, importance=Importance(importance))
+    pruning = ChannelPruning(min_channels=2, compensation="fold", importance=Importance(importance))
     toy_trainer(tmp_path, callbacks=[pruning, WeightEMA()], **settings(precision)).fit(module, toy_loader())
     assert module.gammas().numel() == 20
     expected = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
