@@ -44,28 +44,35 @@ def draw(results: Results, path: Path) -> None:
 
 
 def tables(results: Results) -> str:
-    """A markdown table per run: what prunes of each phase score, before and after the finetune."""
+    """Two markdown tables per run: phases that are pruned at one ratio, and those pruned at several."""
     lines = []
     for name, found in results.items():
         lines += [
             f"**{name}**",
             "",
-            "| phase | small gammas | mAP50-95 | ratio | parameters | GFLOPs | pruned: none, fold, exact | finetuned |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+            "| phase | mAP50-95 | channels removed | parameters | GFLOPs | pruned | finetuned |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
-        for setting, result in found.items():
-            for row in result.get("prunes", []):
-                lines.append(_line(setting, result["curves"], row))
+        one = {setting: result for setting, result in found.items() if len(result.get("prunes", [])) == 1}
+        for setting, result in one.items():
+            (row,) = result["prunes"]
+            size = f"{row['ratio']:.0%} | {row['parameters'] / 1e6:.3f} M | {row['gflops']:.2f}"
+            scores = f"{row['fold']:.3f} | {row['best']:.3f}, {row['mean']:.3f}"
+            lines.append(f"| {setting} | {result['curves']['val/map'][-1]:.3f} | {size} | {scores} |")
+        several = {setting: result for setting, result in found.items() if len(result.get("prunes", [])) > 1}
+        ratios = [f"{row['ratio']:.0%}" for row in next(iter(several.values()), {"prunes": []})["prunes"]]
+        lines += ["", f"| phase | small gammas | mAP50-95 | {' | '.join(ratios)} |"]
+        lines.append("| --- | ---: | ---: |" + " --- |" * len(ratios))
+        for setting, result in several.items():
+            last = f"{result['curves']['gamma/small'][-1]:.1%} | {result['curves']['val/map'][-1]:.3f}"
+            lines.append(f"| {setting} | {last} | {' | '.join(_cell(row) for row in result['prunes'])} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _line(setting: str, curves: dict[str, list[float]], row: dict[str, Any]) -> str:
-    small = f"{curves['gamma/small'][-1]:.1%}" if curves["gamma/small"] else ""
-    cells = [setting, small, f"{curves['val/map'][-1]:.3f}", f"{row['ratio']:.0%}", f"{row['parameters'] / 1e6:.3f} M"]
-    cells += [f"{row['gflops']:.2f}", ", ".join(f"{row[c]:.3f}" for c in ("none", "fold", "exact") if c in row)]
-    cells.append(f"{row['best']:.3f}, {row['mean']:.3f}" if "best" in row else "")
-    return "| " + " | ".join(cells) + " |"
+def _cell(row: dict[str, Any]) -> str:
+    scores = ", ".join(f"{row[name]:.3f}" for name in ("none", "fold", "exact") if name in row)
+    return scores + (f"; {row['best']:.3f}" if "best" in row else "")
 
 
 def _of(found: dict[str, dict[str, Any]], penalty: str) -> Iterator[tuple[str, dict[str, Any]]]:
