@@ -23,17 +23,20 @@ def draw(results: Results, path: Path) -> None:
     grid = figure.subplots(len(rows), len(PENALTIES), sharex=True, sharey="row", squeeze=False)
     for line, (name, quantity) in enumerate(rows):
         for column, penalty in enumerate(PENALTIES):
-            axes = grid[line, column]
+            axes, share = grid[line, column], quantity == "gamma/small"
             dense = results[name].get("dense", {}).get("curves")
-            if dense and quantity == "val/map":
+            if dense and not share:
                 axes.plot(_epochs(dense[quantity]), dense[quantity], color="gray", linestyle=":", label="no penalty")
-            for color, (label, result) in zip(COLORS, _of(results[name], penalty), strict=False):
+            for color, (setting, result) in zip(COLORS, _of(results[name], penalty), strict=False):
                 values = result["curves"][quantity]
-                axes.plot(_epochs(values), values, color=color, marker="o", markersize=3, label=label)
-            axes.set_ylim(0, 1 if quantity == "gamma/small" else None)
+                axes.plot(
+                    _epochs(values), values, color=color, marker="o", markersize=3, label=label if share else None
+                )
+            axes.set_ylim(0, 1 if share else None)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=8)
+            if share or dense:
+                axes.legend(fontsize=8, loc="upper left" if share and penalty != "growing" else "lower right")
             if not line:
                 axes.set_title(penalty)
             if not column:
