@@ -28,10 +28,8 @@ def draw(results: Results, path: Path) -> None:
             if dense and not share:
                 axes.plot(_epochs(dense[quantity]), dense[quantity], color="gray", linestyle=":", label="no penalty")
             for color, (setting, result) in zip(COLORS, _of(results[name], penalty), strict=False):
-                values = result["curves"][quantity]
-                axes.plot(
-                    _epochs(values), values, color=color, marker="o", markersize=3, label=label if share else None
-                )
+                values, label = result["curves"][quantity], setting if share else None
+                axes.plot(_epochs(values), values, color=color, marker="o", markersize=3, label=label)
             axes.set_ylim(0, 1 if share else None)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
