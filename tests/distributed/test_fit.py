@@ -43,7 +43,14 @@ def check_run(work: Path) -> dict:
     names = sorted(path.name for path in run.iterdir())
     events = [name for name in names if name.startswith("events.")]
     assert len(events) == 1
-    assert set(names) - {*events} == {"best.ckpt", "last.ckpt", "metrics.csv", "config.yaml", "hparams.yaml"}
+    assert set(names) - {*events} == {
+        "best.ckpt",
+        "last.ckpt",
+        "metrics.csv",
+        "config.yaml",
+        "hparams.yaml",
+        "gammas.png",
+    }
     with (run / "metrics.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream) if row["val/map"]] == ["0", "1"]
     saved = torch.load(run / "last.ckpt", weights_only=True)
