@@ -70,6 +70,28 @@ class StopAfter(Callback):
         trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
 
 
+def test_a_share_that_is_not_reached_does_not_drive_the_strength_without_bound(tmp_path):
+    class Resists(Wide):
+        """Whatever the penalty does in an epoch is undone."""
+
+        def on_train_epoch_end(self):
+            for module in self.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    torch.nn.init.ones_(module.weight)
+
+    class Strengths(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.seen.append(sparsity._strength._chosen[1])
+
+    sparsity, strengths = GammaSparsity(strength="auto", selection=Selection(0.5, min_channels=1)), Strengths()
+    fitted(tmp_path, Resists(lambda p: SGD(p, 0.01)), sparsity, 40, [strengths])
+    at_the_end_of_the_way, last = strengths.seen[31], strengths.seen[-1]
+    assert at_the_end_of_the_way < last <= 3.001 * at_the_end_of_the_way
+
+
 @pytest.mark.parametrize("stop", [2, 5])
 @pytest.mark.parametrize("penalty", ["subgradient", "proximal"])
 def test_auto_resumed_equals_a_straight_run(tmp_path, penalty, stop):

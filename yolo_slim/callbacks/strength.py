@@ -24,7 +24,7 @@ class Strength:
     ``auto`` takes the largest |gamma| of the share that is to go, divides it by the way that a penalty of strength 1
     can still move a gamma by, and so spreads the way to zero over four fifths of the fit. What the loss pulls back in
     one epoch is added to the strength of the next ones. After that it only holds: it weakens while the share is there,
-    and strengthens while it is not.
+    and strengthens while it is not, up to three times what it was.
 
     Args:
         given: A number above 0, or "auto".
@@ -35,8 +35,8 @@ class Strength:
 
     #: With "auto": share of the fit after which the target should be reached.
     AUTO_UNTIL = 0.8
-    #: By how much the strength changes per epoch then.
-    HOLD = 0.7
+    #: By how much the strength changes per epoch then, and how often what it was at the end of the way.
+    HOLD, HIGHEST = 0.7, 3.0
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Strength:
         self._gammas = gammas
         self._share = share
         self._reach: Reach | None = None
-        self._chosen: list[float] = []  # epoch, and its strength before the decay
+        self._chosen: list[float] = []  # epoch, its strength before the decay, and the highest allowed later
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds out how far a gamma can travel in the fit that is about to start, and says so.
@@ -106,11 +106,13 @@ class Strength:
         until = max(1, round(self.AUTO_UNTIL * epochs))
         if epoch >= until and self._chosen:
             reached = small_share(self._gammas.magnitudes()) >= self._share()
-            base = self._chosen[1] * (self.HOLD if reached else 1 / self.HOLD)
+            _, base, highest = self._chosen
+            base = min(base * (self.HOLD if reached else 1 / self.HOLD), highest)
         else:
             way = sum(self._reach.ways[epoch : max(until, epoch + 1)])
             base = self._largest_to_go() / way if way else 0.0
-        self._chosen = [epoch, base]
+            highest = self.HIGHEST * base
+        self._chosen = [epoch, base, highest]
         return base
 
     def _largest_to_go(self) -> float:
