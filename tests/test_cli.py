@@ -128,11 +128,12 @@ def test_prune_to_a_budget_with_importance_and_statistics_from_images(work, caps
     assert not torch.equal(before[kept], after)  # measured anew
 
 
-def test_sparse_config_composes_with_the_users_own(work, tmp_path):
+def test_sparse_config_composes_with_the_users_own(work, tmp_path, capsys):
     folder, data = work
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "model": {"hyp": {"lr0": 0.002}}}))
     arguments = ["-c", str(CONFIGS / "sparse.yaml"), "-c", str(tmp_path / "mine.yaml"), *data, *QUICK]
     main(["fit", *arguments, "--model.hyp.optimizer", "SGD", "--model.weights", "runs/base-line-1/best.ckpt"])
+    assert "sparsity/slim_gflops" in capsys.readouterr().out
     assert (folder / "runs" / "mine" / "gammas.png").read_bytes().startswith(b"\x89PNG")
     saved = yaml.safe_load((folder / "runs" / "mine" / "config.yaml").read_text())
     assert saved["model"]["hyp"]["lr0"] == 0.002

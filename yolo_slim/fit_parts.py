@@ -45,7 +45,7 @@ _SHOWN = (
     "val/map50",
     "val/map",
     "gamma/small",
-    "sparsity/slim_flops",
+    "sparsity/slim_gflops",
 )
 
 
