@@ -99,8 +99,8 @@ class SlimCLI(LightningCLI):
                 discard_untrained(folder)
             raise
         # What prints an epoch comes after all that log it; Lightning wants checkpoints last.
-        kinds = (fit_parts.EpochLines, ModelCheckpoint)
-        trainer.callbacks.sort(key=lambda c: [isinstance(c, kind) for kind in reversed(kinds)])  # type: ignore[attr-defined]
+        ordered: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        ordered.sort(key=lambda c: (isinstance(c, ModelCheckpoint), isinstance(c, fit_parts.EpochLines)))
         saver = trainer.checkpoint_callback
         if isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
             saver.dirpath = str(folder)

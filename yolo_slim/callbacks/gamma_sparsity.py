@@ -154,7 +154,7 @@ class GammaSparsity(Callback):
         refuse_line_search(trainer.optimizers)
         try:
             self._preview = Preview(pl_module, self.target, graph, self.selection)
-            self._preview.select(pl_module, self.target)
+            self._preview.select()
             if self.penalty == "growing":
                 self._growing = Growing(model, graph, self.selection, self._preview.cost)
         except ValueError as error:
@@ -165,7 +165,7 @@ class GammaSparsity(Callback):
                 self._epoch_steps = self._resumed["epoch_steps"]
             how = f"a growing set of channels fades to zero, towards {self.selection}"
         else:
-            how = self._start_l1(trainer, pl_module, model, graph)
+            how = self._start_l1(trainer, model, graph)
         rank_zero_info(f"GammaSparsity: {channels} prunable gammas in {layers} BatchNorm layers; {how}.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -225,7 +225,7 @@ class GammaSparsity(Callback):
         """Logs how the gammas are distributed, and what a prune would leave."""
         if not any(isinstance(callback, GammaMonitor) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             GammaMonitor(self.target).on_train_epoch_end(trainer, pl_module)
-        selected = self._selected(pl_module)
+        selected = self._selected()
         if selected is not None:
             pl_module.log_dict(logged(selected), sync_dist=True)
 
@@ -235,7 +235,7 @@ class GammaSparsity(Callback):
         self.gammas_after, small = after, small_share(after)
         message = f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
         message += f"{small:.1%} of them below {SMALL_GAMMA:g}."
-        rank_zero_info(message + foreseen(self.selection, self._selected(pl_module)))
+        rank_zero_info(message + foreseen(self.selection, self._selected()))
         if small < 0.01:
             rank_zero_warn(
                 f"GammaSparsity: only {small:.1%} of the gammas are below {SMALL_GAMMA:g}: a prune will cost accuracy. "
@@ -277,10 +277,10 @@ class GammaSparsity(Callback):
         self._resumed = {}
         self._forget()
 
-    def _start_l1(self, trainer: Trainer, pl_module: LightningModule, model: nn.Module, graph: ChannelGraph) -> str:
+    def _start_l1(self, trainer: Trainer, model: nn.Module, graph: ChannelGraph) -> str:
         self._l1 = l1 = (Proximal if self.penalty == "proximal" else Subgradient)(model, graph, self.selection)
         check_owners(trainer.optimizers, [id(p) for p in l1.parameters])
-        self._strength = Strength(self.strength, self.final_fraction, l1, share=lambda: self._share(pl_module))
+        self._strength = Strength(self.strength, self.final_fraction, l1, self._share)
         self._strength.load_state_dict(self._resumed.get("strength", {}))
         if isinstance(l1, Proximal):
             step = partial(self._after_step, trainer)
@@ -291,10 +291,10 @@ class GammaSparsity(Callback):
         assert self._strength is not None
         return self._strength.at(trainer.current_epoch, trainer.max_epochs or 1)
 
-    def _share(self, pl_module: LightningModule) -> float:
+    def _share(self) -> float:
         """Share of the gammas that a prune would take; half of them where it cannot be foreseen."""
-        selected = self._selected(pl_module)
+        selected = self._selected()
         return 0.5 if selected is None else selected.reached
 
-    def _selected(self, pl_module: LightningModule) -> Selected | None:
-        return None if self._preview is None else self._preview.select(pl_module, self.target)
+    def _selected(self) -> Selected | None:
+        return None if self._preview is None else self._preview.select()

@@ -23,10 +23,11 @@ class Preview:
     def __init__(self, pl_module: LightningModule, target: str | None, graph: ChannelGraph, selection: Selection):
         self._graph = graph
         self._selection = selection
+        self._model = find_target(pl_module, target)
         example = None if self._unforeseen else example_inputs(pl_module)
-        self.cost = None if example is None else CostModel(find_target(pl_module, target), graph, example)
+        self.cost = None if example is None else CostModel(self._model, graph, example)
 
-    def select(self, pl_module: LightningModule, target: str | None) -> Selected | None:
+    def select(self) -> Selected | None:
         """The channels that would go; None for a budget of milliseconds, which only a pruned model can show.
 
         Raises:
@@ -34,7 +35,7 @@ class Preview:
         """
         if self._unforeseen:
             return None
-        scores = gamma_importance(find_target(pl_module, target), self._graph)
+        scores = gamma_importance(self._model, self._graph)
         return select(self._graph, scores, self._selection, self.cost)
 
     @property

@@ -127,11 +127,11 @@ class WarmUp:
         for epoch in range(start, len(rate_factors)):
             for group in planned:
                 group["lr"] = group["initial_lr"] * rate_factors[epoch]
-            accumulate, waiting = 1, 0
+            accumulate, pending = 1, False
             for batch in range(batches):
                 given = self.apply(planned, batches * epoch + batch, rate_factors[epoch])
                 # A group of batches that has begun is finished as it began.
-                accumulate = accumulate if waiting else given
-                waiting = 0 if batch + 1 == batches or (batch + 1) % accumulate == 0 else waiting + 1
-                if not waiting:
+                accumulate = accumulate if pending else given
+                pending = batch + 1 != batches and (batch + 1) % accumulate != 0
+                if not pending:
                     yield epoch, planned
