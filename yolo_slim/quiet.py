@@ -23,6 +23,8 @@ _WARNINGS = (
     "The dirpath has changed from",
     # Small data sets; losses and scores are logged per epoch.
     "The number of training batches",
+    # The arguments are those of the command line, less what is not for it.
+    "LightningCLI's args parameter",
     # A matter of the machine, not of the configuration.
     "The .*dataloader.* does not have many workers",
 )

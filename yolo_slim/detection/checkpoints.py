@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning import __version__ as lightning_version
+from torch import Tensor
 from ultralytics.nn.tasks import DetectionModel, torch_safe_load
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-from yolo_slim.detection.network import build_network, expect_detect, prepare
+from yolo_slim import __version__
+from yolo_slim.detection.archives import expect_archive, plain
+from yolo_slim.detection.network import build_network, size_attributes
+from yolo_slim.detection.opening import UnknownName, is_trusted, read_inert, read_plain
+from yolo_slim.detection.rebuild import rebuild
+from yolo_slim.pruning import structure_of
 
 #: Name of the network inside a detector, and so the prefix of its entries in a state dict.
 NETWORK_PREFIX = "net."
+#: Version of the checkpoints that are written. It rises when older code could not read them.
+FORMAT = 1
+#: Image size of files that do not say any, in pixels: Ultralytics' default.
+DEFAULT_IMGSZ = 640
 
 
 def load_network(path: str | Path) -> DetectionModel:
-    """Reads a network with its weights, whatever its structure.
+    """Reads a network with its weights, whatever its structure; see :func:`read_weights`."""
+    return read_weights(path)[0]
+
+
+def read_weights(path: str | Path) -> tuple[DetectionModel, int]:
+    """Reads a network with its weights and the image size that it is for; nothing that a file contains is run.
 
     Args:
         path: A Lightning checkpoint of a detector (the averaged weights where there are some), an Ultralytics ``.pt``
             file, or the name of a published one, which Ultralytics then downloads.
 
     Returns:
-        The network in float32, trainable, on the CPU.
+        The network in float32, trainable, on the CPU, and the side of its images in pixels.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -37,8 +50,11 @@ def load_network(path: str | Path) -> DetectionModel:
     """
     path = Path(path)
     if path.suffix == ".pt":
-        return _finite(_load_ultralytics(path), path)
-    return _load_lightning(read_checkpoint(path), path)
+        net, imgsz = _load_ultralytics(path)
+    else:
+        checkpoint = read_checkpoint(path)
+        net, imgsz = _load_lightning(checkpoint, path), checkpoint["hyper_parameters"].get("imgsz")
+    return _finite(net, path), imgsz if type(imgsz) is int and 0 < imgsz <= 65536 else DEFAULT_IMGSZ
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -49,16 +65,68 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: If it is empty, damaged, or not a checkpoint of a detector.
     """
     path = Path(path)
-    _expect_archive(path, "train one with 'train.py fit' or give an Ultralytics .pt file")
+    expect_archive(path, "train one with 'train.py fit' or give an Ultralytics .pt file")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+        checkpoint = read_plain(path)
+    except UnknownName as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint; expected a .ckpt that yolo_slim wrote, of tensors and plain data "
-            "because anything else could run code, or an Ultralytics model with the ending .pt"
+            f"{path} wants {error}; expected a .ckpt that yolo_slim wrote, of tensors and plain data because anything "
+            "else could run code, or an Ultralytics model with the ending .pt"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint; expected a .ckpt that yolo_slim wrote, or an Ultralytics model "
+            "with the ending .pt"
         ) from error
     check_checkpoint(checkpoint, path)
     return checkpoint
+
+
+def describe(net: DetectionModel, imgsz: int) -> dict[str, Any]:
+    """What a checkpoint needs to rebuild a network; it is the ``hyper_parameters`` of a detector."""
+    attributes: Any = net
+    return {
+        "model": dict(attributes.yaml),
+        "names": dict(attributes.names),
+        "imgsz": imgsz,
+        "structure": structure_of(net, size_attributes(net)),
+    }
+
+
+def stamp() -> dict[str, Any]:
+    """What a checkpoint says of its own format, under the key ``yolo_slim``."""
+    return {"format": FORMAT, "version": __version__}
+
+
+def save_weights(net: DetectionModel, path: str | Path, imgsz: int, half: bool = False) -> None:
+    """Writes a small checkpoint: the weights and what rebuilds the network, nothing of a training.
+
+    Args:
+        net: The network; stays as it is.
+        path: The file; appears whole or not at all.
+        imgsz: Image size that the network is for, in pixels.
+        half: In half precision, half as large; weights then change by up to 0.05%.
+    """
+
+    def saved(value: Tensor) -> Tensor:
+        value = value.detach().cpu()
+        return value.half() if half and value.is_floating_point() else value
+
+    checkpoint = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning_version,
+        "state_dict": {NETWORK_PREFIX + name: saved(value) for name, value in net.state_dict().items()},
+        "hyper_parameters": describe(net, imgsz),
+        "yolo_slim": stamp(),
+    }
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_checkpoint(checkpoint: Any, name: object) -> None:
@@ -72,6 +140,13 @@ def check_checkpoint(checkpoint: Any, name: object) -> None:
         ValueError: If it lacks the weights, or the description of the network that they belong to.
     """
     parts = checkpoint if isinstance(checkpoint, dict) else {}
+    about = parts.get("yolo_slim")  # early checkpoints say nothing of their format
+    written = about.get("format") if isinstance(about, Mapping) else FORMAT
+    if type(written) is not int or written > FORMAT:
+        raise ValueError(
+            f"{name} has the checkpoint format {written!r}, this yolo_slim ({__version__}) reads up to {FORMAT}; "
+            "install a newer one"
+        )
     hparams = parts.get("hyper_parameters")
     if not isinstance(hparams, Mapping) or not isinstance(parts.get("state_dict"), Mapping):
         raise ValueError(
@@ -109,38 +184,19 @@ def check_resumable(path: str | Path) -> int:
 
 def network_from_hparams(hparams: Mapping[str, Any]) -> DetectionModel:
     """Builds the network that a checkpoint's ``hyper_parameters`` describe, with fresh weights."""
-    net = build_network(hparams["model"], len(hparams["names"]), hparams.get("structure"))
+    net = build_network(plain(hparams["model"]), len(hparams["names"]), hparams.get("structure"))
     net.names = dict(hparams["names"])
     return net
 
 
-def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int) -> None:
-    """Writes a network as an Ultralytics ``.pt`` file of stock classes: ``yolo val|predict|export model=...`` opens it.
-
-    Args:
-        net: The network; stays as it is.
-        path: The file; appears whole or not at all.
-        imgsz: Image size that it was trained with, in pixels.
-    """
-    path = Path(path)
-    copied: Any = copy.deepcopy(net).cpu().eval()
-    copied.criterion = None
-    copied.args = {"task": "detect", "imgsz": imgsz, **(vars(net.args) if hasattr(net, "args") else {})}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save({"model": copied.half(), "ema": None, "train_args": copied.args}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _load_lightning(checkpoint: dict[str, Any], path: Path) -> DetectionModel:
+    state = checkpoint["state_dict"]
+    weights = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)}
     try:
+        _expect_sizes(checkpoint["hyper_parameters"].get("structure") or {}, weights)
         net = network_from_hparams(checkpoint["hyper_parameters"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    state = checkpoint["state_dict"]
-    weights = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)}
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
@@ -148,26 +204,47 @@ def _load_lightning(checkpoint: dict[str, Any], path: Path) -> DetectionModel:
         raise ValueError(
             f"{path}: its weights do not fit the network it describes ({first}); take another checkpoint"
         ) from error
-    return _finite(net, path)
+    return net
 
 
-def _load_ultralytics(path: Path) -> DetectionModel:
+def _expect_sizes(structure: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Refuses sizes that are not those of the weights, before layers of these sizes are made."""
+    for name, sizes in structure.items():
+        weight = weights.get(f"{name}.weight")
+        rows = {"out_channels", "num_features", "out_features"} & set(sizes)
+        if rows and (not isinstance(weight, Tensor) or sizes[min(rows)] != weight.shape[0]):
+            raise ValueError(f"its weights do not fit the network it describes ({name}: {dict(sizes)})")
+
+
+def _load_ultralytics(path: Path) -> tuple[DetectionModel, Any]:
     if path.exists() or str(path) not in GITHUB_ASSETS_NAMES:
-        _expect_archive(path, "give a .pt file or the name of a published one such as yolov8n.pt")
+        expect_archive(path, "give a .pt file or the name of a published one such as yolov8n.pt")
+    else:
+        path = Path(attempt_download_asset(path))
+        expect_archive(path, "check the connection, or give the path of a .pt file")
+    content = _open_ultralytics(path)
+    parts = content if isinstance(content, Mapping) else {"model": content}
+    net = parts.get("ema")
+    net = rebuild(parts.get("model") if net is None else net, str(path))
+    arguments = parts.get("train_args")
+    return net, arguments.get("imgsz") if isinstance(arguments, Mapping) else None
+
+
+def _open_ultralytics(path: Path) -> Any:
+    if is_trusted():
+        try:
+            return torch_safe_load(str(path))[0]
+        except (TypeError, AttributeError, ImportError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} cannot be opened, even with --trust ({error})") from error
     try:
-        checkpoint, _ = torch_safe_load(str(path), safe_only=True)
-    # An AttributeError is how Ultralytics takes a file that holds no dictionary.
-    except (TypeError, AttributeError, pickle.UnpicklingError, RuntimeError) as error:
+        return read_inert(path)
+    except UnknownName as error:
         raise ValueError(
-            f"{path} cannot be read as an Ultralytics model; expected a .pt file of stock Ultralytics classes, because "
-            "anything else could run code"
+            f"{path} wants {error}, which no Ultralytics detector consists of and which could run code; if you trust "
+            "whoever made the file, open it with --trust"
         ) from error
-    net = checkpoint.get("ema") or checkpoint.get("model")
-    if not isinstance(net, DetectionModel):
-        what = "no model" if net is None else f"a model of the class {type(net).__name__}"
-        raise ValueError(f"{path} holds {what}; expected a detection model of Ultralytics")
-    expect_detect(net, str(path))
-    return prepare(net)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} cannot be read as an Ultralytics model; expected a .pt file of a detector") from error
 
 
 def _finite(net: DetectionModel, path: Path) -> DetectionModel:
@@ -178,23 +255,3 @@ def _finite(net: DetectionModel, path: Path) -> DetectionModel:
                 "earlier checkpoint, or train again with a lower rate"
             )
     return net
-
-
-def _expect_archive(path: Path, remedy: str) -> None:
-    """Refuses what torch did not write, and what has changed since: torch itself does not look at the checksums."""
-    _expect_file(path, remedy)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sound = archive.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError):
-        sound = False
-    if not sound:
-        raise ValueError(f"weights file {path} is damaged, cut off or no checkpoint at all; {remedy}")
-
-
-def _expect_file(path: Path, remedy: str) -> None:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"weights file {path} {what}; {remedy}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"weights file {path} is empty; {remedy}")

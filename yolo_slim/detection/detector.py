@@ -16,11 +16,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.nms import non_max_suppression
 
-from yolo_slim.detection.checkpoints import check_checkpoint, load_network, network_from_hparams
+from yolo_slim.detection.checkpoints import (
+    DEFAULT_IMGSZ,
+    check_checkpoint,
+    describe,
+    network_from_hparams,
+    read_weights,
+    stamp,
+)
 from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
 from yolo_slim.detection.metrics import DetectionScores
-from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, size_attributes, trace_network
-from yolo_slim.pruning import ChannelGraph, structure_of
+from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, trace_network
+from yolo_slim.pruning import ChannelGraph
 
 
 class YOLODetector(LightningModule):
@@ -37,7 +44,7 @@ class YOLODetector(LightningModule):
         model: A model YAML by name (``yolov8n.yaml``; sizes n, s, m, l, x), its content, or a ``.pt`` file.
         names: Class names by index.
         weights: Checkpoint or ``.pt`` file to start from; its structure replaces that of ``model``.
-        imgsz: Side of the images in pixels, kept in the checkpoint for those who use it.
+        imgsz: Side of the images in pixels, kept in the checkpoint for those who use it; by default that of the file.
         hyp: Optimizer, schedule and loss.
 
     Raises:
@@ -54,24 +61,20 @@ class YOLODetector(LightningModule):
         model: str | dict[str, Any] = "yolov8n.yaml",
         names: dict[int, str] | None = None,
         weights: str | None = None,
-        imgsz: int = 640,
+        imgsz: int | None = None,
         hyp: Hyperparameters | None = None,
     ) -> None:
         super().__init__()
         self.hyp = hyp or Hyperparameters()
         file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
-        self.net = load_network(file) if file else build_network(model, len(names) if names else 80)
+        if file:
+            self.net, known_imgsz = read_weights(file)
+        else:
+            self.net, known_imgsz = build_network(model, len(names) if names else 80), DEFAULT_IMGSZ
         self._names_given = names is not None
         fit_classes(self.net, names or dict(self.net.names))
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
-        self.save_hyperparameters(
-            {
-                "model": dict(self.net.yaml),
-                "names": dict(self.net.names),
-                "imgsz": imgsz,
-                "structure": structure_of(self.net, size_attributes(self.net)),
-            }
-        )
+        self.save_hyperparameters(describe(self.net, imgsz or known_imgsz))
         self.scores = DetectionScores()
         self._adopt_network()
 
@@ -93,6 +96,10 @@ class YOLODetector(LightningModule):
     def trace_channels(self) -> ChannelGraph:
         """The channel graph of the network, for pruning and sparsity."""
         return trace_network(self.net)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says which format the checkpoint has."""
+        checkpoint["yolo_slim"] = stamp()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network that the checkpoint holds, so that its weights fit."""

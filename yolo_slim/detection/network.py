@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Detect
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
+from yolo_slim.detection.description import check_description
 from yolo_slim.pruning import ChannelGraph, apply_structure, trace
 from yolo_slim.pruning.passes import train_but_statistics
 
@@ -23,7 +24,7 @@ TRACE_SIZE = 64
 
 
 def build_network(
-    model: str | Mapping[str, Any], nc: int, structure: Mapping[str, Any] | None = None
+    model: str | Mapping[str, Any], nc: int, structure: Mapping[str, Any] | None = None, what: str | None = None
 ) -> DetectionModel:
     """Builds a network with fresh weights.
 
@@ -32,27 +33,32 @@ def build_network(
         nc: Number of classes, at least 1.
         structure: Channels of every layer, for a network that has been pruned; see
             :func:`yolo_slim.pruning.structure_of`.
+        what: What to call it, for messages.
 
     Raises:
         FileNotFoundError: If there is no such YAML.
         ValueError: If the YAML is not a detection model, or the structure belongs to another one.
     """
-    config: Any = copy.deepcopy(dict(model)) if isinstance(model, Mapping) else model
-    if isinstance(config, str) and not config.endswith((".yaml", ".yml")):
-        config += ".yaml"
-    what = f"model {model!r}" if isinstance(model, str) else "the given model description"
+    what = what or (f"model {model!r}" if isinstance(model, str) else "the given model description")
     try:
-        net = DetectionModel(config, nc=nc, verbose=False)
+        config = yaml_model_load(_yaml_name(model)) if isinstance(model, str) else copy.deepcopy(dict(model))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{what} not found; expected a YOLOv8 size such as yolov8n.yaml, a model YAML or a .pt file"
         ) from error
+    check_description(config, what)
+    try:
+        net = DetectionModel(config, nc=nc, verbose=False)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r})") from error
     expect_detect(net, what)
     if structure:
         apply_structure(net, structure)
     return prepare(net)
+
+
+def _yaml_name(model: str) -> str:
+    return model if model.endswith((".yaml", ".yml")) else f"{model}.yaml"
 
 
 def expect_detect(net: nn.Module, what: str) -> None:

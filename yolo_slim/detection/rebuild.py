@@ -1,0 +1,190 @@
+"""A network from what a file says of one: built anew from its description, filled with its weights, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_slim.detection.archives import Inert, plain
+from yolo_slim.detection.foreign import FOREIGN_NETWORKS, made_stock
+from yolo_slim.detection.network import build_network
+from yolo_slim.detection.opening import layer_class
+from yolo_slim.pruning import Structure, apply_structure
+
+#: What a file says of each layer: its class, its settings, and its own tensors.
+Layers = dict[str, "Layer"]
+
+#: Settings that matter to what a layer computes. Sizes are left out: those of the weights count.
+_SETTINGS = (
+    *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding", "transposed"),
+    *("eps", "affine", "size", "scale_factor", "mode", "ceil_mode", "d", "add", "n", "reg_max", "nl", "nc", "end2end"),
+    *("num_heads", "key_dim", "head_dim", "scale", "negative_slope", "f", "i"),
+)
+
+
+class Layer:
+    """A layer as plain data.
+
+    Args:
+        kind: Its class, as it is called today and without the module.
+        settings: Its plain attributes.
+        tensors: Its own parameters and buffers.
+    """
+
+    def __init__(self, kind: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.kind, self.settings, self.tensors = kind, settings, tensors
+
+
+def rebuild(model: Any, what: str) -> DetectionModel:
+    """Builds the network that a file holds.
+
+    The file gives plain data alone: the description (a model YAML's content), class names, settings and tensors. The
+    layers come from the installed Ultralytics and must agree with the file's in class and settings.
+
+    Args:
+        model: The network as inert objects, or a real one.
+        what: What to call it, for messages.
+
+    Returns:
+        The network in float32. BatchNorm that the file has folded away is back, as one that changes nothing.
+
+    Raises:
+        ValueError: If the file holds no detection network, or another one than its description gives.
+    """
+    kind = _kind(model)
+    if kind != "DetectionModel" and kind not in FOREIGN_NETWORKS:
+        found = "no model" if model is None else f"a model of the class {kind}"
+        raise ValueError(f"{what} holds {found}; expected a detection model of Ultralytics")
+    try:
+        layers = dict(_layers(model, ""))
+        description, names = plain(_state(model)["yaml"]), _names(plain(_state(model)["names"]))
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{what} holds a model whose description cannot be read ({error!r})") from error
+    made_stock(layers)
+    net = build_network(description, len(names), what=what)
+    _unfuse(layers, net)
+    _compare_layers(layers, net, what)
+    weights = {f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()}
+    try:
+        apply_structure(net, _structure(layers, net))
+        net.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{what}: its weights do not fit the network it describes ({_first(error)})") from error
+    net.names = names
+    return net
+
+
+def _compare_layers(layers: Mapping[str, Layer], net: DetectionModel, what: str) -> None:
+    """Refuses a network that its description does not give: it would be another one when a checkpoint rebuilds it."""
+    built = {name: module for name, module in net.named_modules(remove_duplicate=False) if name}
+    for name in [*built, *(set(layers) - set(built))]:
+        mine = type(built[name]).__name__ if name in built else "nothing"
+        theirs = layers[name].kind if name in layers else "nothing"
+        if mine != theirs:
+            raise ValueError(f"{what}: {name} is {theirs}, its description gives {mine}; {_ADVICE}")
+    for name, module in built.items():
+        for key in _SETTINGS:
+            if key not in vars(module) or key not in layers[name].settings or key == "groups":
+                continue
+            mine, theirs = getattr(module, key), layers[name].settings[key]
+            if mine != theirs:
+                raise ValueError(f"{what}: {name} has {key} {theirs!r}, its description gives {mine!r}; {_ADVICE}")
+
+
+_ADVICE = "such a network cannot be rebuilt from a checkpoint: give one that is as Ultralytics builds it"
+
+
+def _structure(layers: Mapping[str, Layer], net: nn.Module) -> Structure:
+    """The sizes of all layers, by their weights."""
+    structure: Structure = {}
+    for name, module in net.named_modules():
+        weight = layers[name].tensors.get("weight") if name else None
+        if weight is None:
+            continue
+        if isinstance(module, _ConvNd):
+            groups = layers[name].settings.get("groups", 1)
+            first, second = weight.shape[0], weight.shape[1] * groups
+            if module.transposed:
+                first, second = weight.shape[1] * groups, weight.shape[0]
+            structure[name] = {"out_channels": first, "in_channels": second, "groups": groups}
+        elif isinstance(module, _BatchNorm):
+            structure[name] = {"num_features": weight.shape[0]}
+        elif isinstance(module, nn.Linear):
+            structure[name] = {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+    for name, module in net.named_modules():
+        if hasattr(module, "forward_split") and f"{name}.cv1.conv" in structure:  # the halves of C2f and its kin
+            structure.setdefault(name, {})["c"] = structure[f"{name}.cv1.conv"]["out_channels"] // 2
+    return structure
+
+
+def _unfuse(layers: Layers, net: nn.Module) -> None:
+    """Puts a BatchNorm that changes nothing where Ultralytics folds one into the convolution before it."""
+    for name, module in net.named_modules():
+        parent, _, key = name.rpartition(".")
+        convolution = layers.get(f"{parent}.conv")
+        if key != "bn" or name in layers or convolution is None or "bias" not in convolution.tensors:
+            continue
+        bias, eps = convolution.tensors.pop("bias"), module.eps
+        tensors = {
+            "weight": torch.ones_like(bias),
+            "bias": bias,
+            "running_mean": torch.zeros_like(bias),
+            "running_var": torch.full_like(bias, 1 - eps, dtype=torch.float32),
+            "num_batches_tracked": torch.tensor(0),
+        }
+        layers[name] = Layer("BatchNorm2d", {}, tensors)
+
+
+def _layers(module: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Layer]]:
+    if depth > 20:
+        raise ValueError("nested too deeply")
+    state = _state(module)
+    tensors = {}
+    for key, tensor in {**state.get("_parameters", {}), **state.get("_buffers", {})}.items():
+        if tensor is not None:
+            tensors[key] = _checked(tensor, f"{path}.{key}")
+    if path:
+        settings = {key: plain(state[key]) for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
+        yield path, Layer(_kind(module), settings, tensors)
+    for key, child in state.get("_modules", {}).items():
+        if path or key == "model":  # beside its layers a network may hold a loss
+            yield from _layers(child, f"{path}.{key}" if path else key, depth + 1)
+
+
+def _checked(tensor: Any, name: str) -> Tensor:
+    """A tensor of a file, if it is an ordinary one: an expanded one could stand for more numbers than fit in memory."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ValueError(f"{name} is no tensor")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name} has more elements than data")
+    return tensor.detach()
+
+
+def _state(module: Any) -> dict[str, Any]:
+    state = module.state if isinstance(module, Inert) else vars(module)
+    if type(state) is not dict:
+        raise ValueError(f"{_kind(module)} has no attributes")
+    return state
+
+
+def _kind(module: Any) -> str:
+    wanted = module.wanted if isinstance(module, Inert) else f"{type(module).__module__}.{type(module).__qualname__}"
+    return layer_class(wanted) or wanted.rpartition(".")[2]
+
+
+def _names(names: Any) -> dict[int, str]:
+    pairs = dict(enumerate(names)) if isinstance(names, (list, tuple)) else dict(names)
+    if not pairs or sorted(pairs) != list(range(len(pairs))):
+        raise ValueError("class names are not numbered from 0")
+    return {index: str(pairs[index]) for index in range(len(pairs))}
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[min(1, len(lines) - 1)].strip() if lines else repr(error)
