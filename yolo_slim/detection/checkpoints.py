@@ -90,6 +90,7 @@ def describe(net: DetectionModel, imgsz: int) -> dict[str, Any]:
         "names": dict(attributes.names),
         "imgsz": imgsz,
         "structure": structure_of(net, size_attributes(net)),
+        "variants": dict(getattr(net, "variants", {})),
     }
 
 
@@ -184,7 +185,9 @@ def check_resumable(path: str | Path) -> int:
 
 def network_from_hparams(hparams: Mapping[str, Any]) -> DetectionModel:
     """Builds the network that a checkpoint's ``hyper_parameters`` describe, with fresh weights."""
-    net = build_network(plain(hparams["model"]), len(hparams["names"]), hparams.get("structure"))
+    net = build_network(
+        plain(hparams["model"]), len(hparams["names"]), hparams.get("structure"), hparams.get("variants")
+    )
     net.names = dict(hparams["names"])
     return net
 

@@ -26,7 +26,7 @@ from yolo_slim.detection.checkpoints import (
 )
 from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
 from yolo_slim.detection.metrics import DetectionScores
-from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, trace_network
+from yolo_slim.detection.network import build_network, fit_classes, make_loss, set_loss_gains, trace_network
 from yolo_slim.pruning import ChannelGraph
 
 
@@ -111,9 +111,10 @@ class YOLODetector(LightningModule):
                 f"{len(self.hparams['names'])} ({_some(self.hparams['names'])}); give the data it was trained on, or "
                 "start a new training from it with --model.weights"
             )
-        if any(saved[k] != self.hparams[k] for k in ("model", "structure", "names")):
+        described = {k: saved.get(k) or {} for k in ("model", "structure", "names", "variants")}
+        if any(value != self.hparams[k] for k, value in described.items()):
             self.net = network_from_hparams(saved).to(self.device)
-            self.hparams.update({k: saved[k] for k in ("model", "structure", "names")})
+            self.hparams.update(described)
             self._adopt_network()
 
     # Training
@@ -235,8 +236,7 @@ class YOLODetector(LightningModule):
     def _compute_loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Ultralytics' three losses times the images, the same for logging, and the sum of the target scores."""
         if self._loss is None or self._loss.device != self.device:
-            with torch.inference_mode(False):  # a fit may follow the validation that makes it
-                self._loss = self.net.init_criterion()
+            self._loss = make_loss(self.net)
             self._loss.assigner.register_forward_hook(self._keep_target_scores)
         loss, items = self._loss(outputs, batch)
         assert self._target_scores is not None, "the assigner was not called"
@@ -274,11 +274,11 @@ class YOLODetector(LightningModule):
     @torch.no_grad()
     def detect(self, images: Tensor, confidence: float = 0.25, iou: float = 0.7) -> list[Tensor]:
         """Boxes of images (B, 3, H, W) in [0, 1] after non-maximum suppression; see :meth:`predict_step`."""
-        return _suppress(self(images), confidence, iou)
+        return _suppress(self(images), confidence, iou, multi_label=False)
 
     def _score(self, predictions: Tensor, batch: dict[str, Any]) -> None:
         # Ultralytics' settings for validation.
-        detections = _suppress(predictions, confidence=0.001, iou=0.7)
+        detections = _suppress(predictions, confidence=0.001, iou=0.7, multi_label=True)
         height, width = batch["img"].shape[2:]
         boxes = batch["bboxes"] * batch["bboxes"].new_tensor([width, height, width, height])
         corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
@@ -295,9 +295,10 @@ class YOLODetector(LightningModule):
         self.scores.reset()
 
 
-def _suppress(predictions: Tensor, confidence: float, iou: float) -> list[Tensor]:
+def _suppress(predictions: Tensor, confidence: float, iou: float, multi_label: bool) -> list[Tensor]:
+    """Boxes per image, at most 300; several classes of one anchor count for the metric alone, as in Ultralytics."""
     return non_max_suppression(
-        predictions.float(), confidence, iou, multi_label=True, max_det=300, max_time_img=math.inf
+        predictions.float(), confidence, iou, multi_label=multi_label, max_det=300, max_time_img=math.inf
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules import Detect
+from ultralytics.nn.modules import Conv, Detect
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.utils.torch_utils import initialize_weights
 
 from yolo_slim.detection.description import check_description
 from yolo_slim.pruning import ChannelGraph, apply_structure, trace
@@ -21,10 +22,16 @@ from yolo_slim.pruning.passes import train_but_statistics
 STRIDE = 32
 #: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
 TRACE_SIZE = 64
+#: Activations without settings, which may be put in place of each other.
+ACTIVATIONS = {"GELU", "Hardswish", "Identity", "Mish", "ReLU", "ReLU6", "SiLU", "Sigmoid", "Tanh"}
 
 
 def build_network(
-    model: str | Mapping[str, Any], nc: int, structure: Mapping[str, Any] | None = None, what: str | None = None
+    model: str | Mapping[str, Any],
+    nc: int,
+    structure: Mapping[str, Any] | None = None,
+    variants: Mapping[str, str] | None = None,
+    what: str | None = None,
 ) -> DetectionModel:
     """Builds a network with fresh weights.
 
@@ -33,6 +40,7 @@ def build_network(
         nc: Number of classes, at least 1.
         structure: Channels of every layer, for a network that has been pruned; see
             :func:`yolo_slim.pruning.structure_of`.
+        variants: Layers in which it differs from what the YAML gives; see :func:`set_variants`.
         what: What to call it, for messages.
 
     Raises:
@@ -52,9 +60,52 @@ def build_network(
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r})") from error
     expect_detect(net, what)
+    set_variants(net, variants or {}, what)
     if structure:
         apply_structure(net, structure)
     return prepare(net)
+
+
+def set_variants(net: nn.Module, variants: Mapping[str, str], what: str) -> None:
+    """Gives a network other layers than its description gives today: Ultralytics changed some between versions.
+
+    Args:
+        net: The network; keeps what is set as its attribute ``variants``.
+        variants: By the layer's name in the network, the class of an activation (``{"model.9.cv1.act": "Identity"}``)
+            or ``depthwise`` for a head that has depthwise convolutions before the classes (``{"model.22": ...}``).
+        what: What to call it, for messages.
+
+    Raises:
+        ValueError: If there is no such layer, or it cannot be such a one.
+    """
+    for name, kind in variants.items():
+        parent, _, key = name.rpartition(".")
+        try:
+            module: Any = net.get_submodule(parent)
+            old = getattr(module, key)
+        except AttributeError:
+            old = None
+        if kind == "depthwise" and type(old) is Detect:
+            branches: Any = old.cv3
+            if isinstance(branches[0][0], Conv):
+                old.cv3 = _depthwise_branches(old)
+        elif kind in ACTIVATIONS and type(old).__name__ in ACTIVATIONS:
+            setattr(module, key, getattr(nn, kind)())
+        else:
+            raise ValueError(f"{what}: {name} cannot be {kind!r}; expected one of {sorted(ACTIVATIONS)}, or a head")
+    attributes: Any = net
+    attributes.variants = dict(variants)
+
+
+def _depthwise_branches(head: Detect) -> nn.ModuleList:
+    class Depthwise(Detect):
+        legacy = False
+
+    branches: Any = head.cv3
+    widths = [branch[0].conv.in_channels for branch in branches]
+    branches = Depthwise(head.nc, head.reg_max, False, widths).cv3
+    initialize_weights(branches)
+    return branches
 
 
 def _yaml_name(model: str) -> str:
@@ -119,6 +170,19 @@ def _class_convolution(old: nn.Conv2d, known: list[int | None], stride: float) -
                 new.weight[row] = old.weight[source]
                 new.bias[row] = old.bias[source]
     return new
+
+
+def make_loss(net: Any) -> Any:
+    """The network's loss by Ultralytics, with gains as :func:`set_loss_gains` said.
+
+    Raises:
+        ValueError: If the head is an end-to-end one, whose loss is of another kind.
+    """
+    with torch.inference_mode(False):  # a fit may follow the validation that makes it
+        loss = net.init_criterion()
+    if not hasattr(loss, "assigner"):
+        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be trained here; take YOLOv8 to 12")
+    return loss
 
 
 def set_loss_gains(net: Any, box: float, cls: float, dfl: float) -> None:

@@ -9,36 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection.archives import Inert, plain
-from yolo_slim.detection.foreign import FOREIGN_NETWORKS, made_stock
-from yolo_slim.detection.network import build_network
+from yolo_slim.detection.foreign import make_stock, stock_description
+from yolo_slim.detection.layer import Layer, Layers
+from yolo_slim.detection.network import ACTIVATIONS, build_network, set_variants
 from yolo_slim.detection.opening import layer_class
 from yolo_slim.pruning import Structure, apply_structure
-
-#: What a file says of each layer: its class, its settings, and its own tensors.
-Layers = dict[str, "Layer"]
 
 #: Settings that matter to what a layer computes. Sizes are left out: those of the weights count.
 _SETTINGS = (
     *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding", "transposed"),
     *("eps", "affine", "size", "scale_factor", "mode", "ceil_mode", "d", "add", "n", "reg_max", "nl", "nc", "end2end"),
     *("num_heads", "key_dim", "head_dim", "scale", "negative_slope", "f", "i"),
+    *("cv1_split_sections", "c1", "c2"),  # of foreign layers
 )
-
-
-class Layer:
-    """A layer as plain data.
-
-    Args:
-        kind: Its class, as it is called today and without the module.
-        settings: Its plain attributes.
-        tensors: Its own parameters and buffers.
-    """
-
-    def __init__(self, kind: str, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        self.kind, self.settings, self.tensors = kind, settings, tensors
 
 
 def rebuild(model: Any, what: str) -> DetectionModel:
@@ -58,16 +45,18 @@ def rebuild(model: Any, what: str) -> DetectionModel:
         ValueError: If the file holds no detection network, or another one than its description gives.
     """
     kind = _kind(model)
-    if kind != "DetectionModel" and kind not in FOREIGN_NETWORKS:
+    if kind != "DetectionModel":
         found = "no model" if model is None else f"a model of the class {kind}"
         raise ValueError(f"{what} holds {found}; expected a detection model of Ultralytics")
     try:
         layers = dict(_layers(model, ""))
-        description, names = plain(_state(model)["yaml"]), _names(plain(_state(model)["names"]))
+        description = stock_description(plain(_state(model)["yaml"]))
+        names = _names(plain(_state(model).get("names")) or range(int(description["nc"])))
+        make_stock(layers)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{what} holds a model whose description cannot be read ({error!r})") from error
-    made_stock(layers)
     net = build_network(description, len(names), what=what)
+    _set_variants(layers, net, what)
     _unfuse(layers, net)
     _compare_layers(layers, net, what)
     weights = {f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()}
@@ -78,6 +67,20 @@ def rebuild(model: Any, what: str) -> DetectionModel:
         raise ValueError(f"{what}: its weights do not fit the network it describes ({_first(error)})") from error
     net.names = names
     return net
+
+
+def _set_variants(layers: Layers, net: Any, what: str) -> None:
+    """Makes the layers the file's in which it differs from what its description gives today."""
+    head, variants = f"model.{len(net.model) - 1}", {}
+    branch = layers.get(f"{head}.cv3.0.0")
+    if branch is not None and branch.kind == "Sequential" and type(net.model[-1].cv3[0][0]) is Conv:
+        variants[head] = "depthwise"  # as version 8.3.0 built it
+        set_variants(net, variants, what)
+    for name, module in net.named_modules(remove_duplicate=False):
+        mine, theirs = type(module).__name__, layers[name].kind if name in layers else ""
+        if mine != theirs and {mine, theirs} <= ACTIVATIONS:
+            variants[name] = theirs
+    set_variants(net, variants, what)
 
 
 def _compare_layers(layers: Mapping[str, Layer], net: DetectionModel, what: str) -> None:
@@ -179,7 +182,7 @@ def _kind(module: Any) -> str:
 
 
 def _names(names: Any) -> dict[int, str]:
-    pairs = dict(enumerate(names)) if isinstance(names, (list, tuple)) else dict(names)
+    pairs = dict(names) if isinstance(names, dict) else dict(enumerate(names))
     if not pairs or sorted(pairs) != list(range(len(pairs))):
         raise ValueError("class names are not numbered from 0")
     return {index: str(pairs[index]) for index in range(len(pairs))}

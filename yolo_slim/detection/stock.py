@@ -19,9 +19,7 @@ from yolo_slim.detection.network import head_of
 _LEFTOVERS = ("criterion", "pt_path", "class_weights")
 
 
-def save_ultralytics(
-    net: DetectionModel, path: str | Path, imgsz: int, half: bool = True, fused: bool = False
-) -> None:
+def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int, half: bool = True, fused: bool = False) -> None:
     """Writes a network as an Ultralytics ``.pt`` file of stock classes, whatever its structure.
 
     ``yolo val|predict|track|export model=...`` and ``YOLO(path)`` open it. Stock ``yolo train`` would rebuild the full

@@ -1,0 +1,207 @@
+"""Slim files where there is no yolo_slim: stock Ultralytics alone validates, predicts, tracks and exports them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils.metrics import ap_per_class
+from ultralytics.utils.ops import scale_boxes
+
+from tests.helpers.stock_nets import all_images, by_heart_data, halve, learn, new_detector
+from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.predict import ImageFolder
+from yolo_slim.detection.shapes import CLASSES, generate
+from yolo_slim.detection.stock import save_ultralytics
+
+SCRIPT = Path(__file__).parent / "helpers" / "stock_use.py"
+FILES = ("dense", "slim", "finetuned", "finetuned_half", "finetuned_fused", "finetuned_fused_half")
+IMGSZ = 64
+has_lap = importlib.util.find_spec("lap") is not None
+has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+
+
+def use_elsewhere(folder: Path, *verbs: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script in a fresh interpreter, in a folder of its own and blind to this checkout."""
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = os.pathsep.join(path for path in paths if path and not (Path(path) / "yolo_slim").exists())
+    environment = {**os.environ, "PYTHONPATH": others, "YOLO_AUTOINSTALL": "false"}
+    command = [sys.executable, str(SCRIPT), str(folder), *verbs]
+    return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+
+
+def write_frames(images: Path, folder: Path) -> None:
+    """Makes the images look like letterboxed ones of 64 x 48 pixels, and writes six of these, and a still film."""
+    frames, film = folder / "frames", folder / "film"
+    frames.mkdir()
+    film.mkdir()
+    for index, path in enumerate(sorted(images.iterdir())):
+        picture = cv2.imread(str(path))
+        picture[:8], picture[56:] = 114, 114
+        assert cv2.imwrite(str(path), picture)
+        if index < 6:
+            assert cv2.imwrite(str(frames / f"{index}.png"), picture[8:56])
+        assert cv2.imwrite(str(film / f"{index}.png"), cv2.imread(str(frames / "0.png")))
+
+
+class World:
+    """The detectors that files were written of, and what stock Ultralytics made of the files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        data = generate(folder / "shapes", train=8, val=1, imgsz=IMGSZ)
+        write_frames(data.parent / "images" / "train", folder)
+        self.data = by_heart_data(data)
+        self.batch = all_images(self.data)
+        (folder / "data.yaml").write_text(self.data.read_text())
+        (folder / "imgsz.txt").write_text(str(IMGSZ))
+        self._write_files()
+        verbs = ["predict", "val", *(["track"] if has_lap else []), *(["export"] if has_onnx else [])]
+        done = use_elsewhere(folder, *verbs)
+        assert done.returncode == 0, done.stderr[-4000:]
+        self.found: dict[str, Any] = {name: json.loads((folder / f"{name}.json").read_text()) for name in FILES}
+
+    def _write_files(self) -> None:
+        detector = new_detector(dict(enumerate(CLASSES)))
+        learn(detector, self.batch, steps=120)
+        self.dense_channels = channels(detector.net)
+        self._save(detector, "dense")
+        halve(detector)
+        self._save(detector, "slim")
+        learn(detector, self.batch, steps=80)
+        self.slim_channels = channels(detector.net)
+        self._save(detector, "finetuned")
+        self._save(detector, "finetuned_half", half=True)
+        self._save(detector, "finetuned_fused", fused=True)
+        self._save(detector, "finetuned_fused_half", half=True, fused=True)
+
+    def _save(self, detector: YOLODetector, name: str, half: bool = False, fused: bool = False) -> None:
+        save_ultralytics(detector.net, self.folder / f"{name}.pt", IMGSZ, half=half, fused=fused)
+
+    def detector(self, name: str) -> YOLODetector:
+        """Our detector with the weights of a file."""
+        return YOLODetector(weights=str(self.folder / f"{name}.pt"), imgsz=IMGSZ).eval()
+
+    def our_boxes(self, name: str) -> list[np.ndarray]:
+        """What our detector finds in the frames, in pixels of the frames."""
+        found = []
+        detector = self.detector(name)
+        for frame in ImageFolder(self.folder / "frames", IMGSZ):
+            (boxes,) = detector.detect(frame["img"][None].float() / 255, confidence=0.25, iou=0.7)
+            scale_boxes((IMGSZ, IMGSZ), boxes[:, :4], cv2.imread(frame["path"]).shape)
+            found.append(boxes.numpy())
+        return found
+
+
+def channels(net: torch.nn.Module) -> list[int]:
+    return [m.out_channels for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("stock"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_file_is(world: World, name: str) -> None:
+    found, detector = world.found[name], world.detector(name)
+    assert found["channels"] == (world.dense_channels if name == "dense" else world.slim_channels)
+    assert sum(world.slim_channels) < 0.7 * sum(world.dense_channels)
+    assert found["names"] == {str(i): label for i, label in enumerate(CLASSES)}
+    assert found["imgsz"] == IMGSZ
+    parameters = sum(p.numel() for p in detector.net.parameters())
+    fewer = sum(m.num_features for m in detector.net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert found["info"]["parameters"] == parameters - ("fused" in name) * fewer
+    assert found["info"]["gradients"] == 0
+
+
+def same_boxes(first: Any, second: Any, pixels: float, score: float) -> int:
+    """Checks that two sides found the same in all frames; returns how much that is."""
+    assert len(first) == len(second) == 6
+    for a, b in zip(first, second, strict=True):
+        a, b = (np.asarray(side, dtype=float).reshape(-1, 6) for side in (a, b))
+        assert a.shape == b.shape
+        assert np.abs(a[:, :4] - b[:, :4]).max(initial=0) < pixels
+        assert np.abs(a[:, 4] - b[:, 4]).max(initial=0) < score
+        assert (a[:, 5] == b[:, 5]).all()
+    return sum(map(len, first))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_boxes_are_ours(world: World, name: str) -> None:
+    """To 1e-4 of the image's side: Ultralytics folds BatchNorm before it predicts, which rounds differently."""
+    count = same_boxes(world.found[name]["predict"], world.our_boxes(name), pixels=1e-4 * IMGSZ, score=1e-4)
+    assert count >= 6 or name == "slim"
+
+
+def ultralytics_scores(detector: YOLODetector, batch: dict[str, Any]) -> dict[str, float]:
+    """Ultralytics' own mAP of what our detector finds."""
+    validator = DetectionValidator(args={"task": "detect", "imgsz": IMGSZ, "project": "unused", "save_txt": False})
+    validator.iouv = torch.linspace(0.5, 0.95, 10)
+    hits, found, labels = [], [], []
+    for index, boxes in enumerate(detector.detect(batch["img"], confidence=0.001, iou=0.7)):
+        mine = batch["batch_idx"] == index
+        centre, size = batch["bboxes"][mine].split(2, 1)
+        corners = IMGSZ * torch.cat((centre - size / 2, centre + size / 2), 1)
+        truth = {"bboxes": corners, "cls": batch["cls"][mine].view(-1)}
+        seen = {"bboxes": boxes[:, :4], "cls": boxes[:, 5]}
+        hits.append(validator._process_batch(seen, truth)["tp"])
+        found.append(boxes)
+        labels.append(truth["cls"])
+    boxes = torch.cat(found).numpy()
+    every = ap_per_class(np.concatenate(hits), boxes[:, 4], boxes[:, 5], torch.cat(labels).numpy())
+    return {"map50": every[5][:, 0].mean(), "map": every[5].mean()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_map_is_ours(world: World, name: str) -> None:
+    """Equal by the same metric; COCO's, which we use, takes the curve's steps where Ultralytics draws lines."""
+    found, detector = world.found[name]["val"], world.detector(name)
+    by_ultralytics = ultralytics_scores(detector, world.batch)
+    detector.scores.reset()
+    with torch.no_grad():
+        detector._score(detector(world.batch["img"]), world.batch)
+    ours = detector.scores.compute()
+    for key in ("map50", "map"):
+        assert found[key] == pytest.approx(by_ultralytics[key], abs=1e-3)
+        assert found[key] == pytest.approx(ours[key], abs=0.01)
+    assert found["map"] > 0.2 or name == "slim"
+
+
+@pytest.mark.skipif(not has_lap, reason="Ultralytics tracks with the package lap")
+@pytest.mark.parametrize("name", [name for name in FILES if name != "slim"])
+def test_track(world: World, name: str) -> None:
+    tracked = [np.asarray(frame, dtype=float) for frame in world.found[name]["track"]]
+    assert all(frame.shape[1] == 7 for frame in tracked)  # an identity for every box
+    assert set(tracked[0][:, 4]) == set(tracked[-1][:, 4])  # which it keeps to the last frame
+
+
+@pytest.mark.skipif(not has_onnx, reason="ONNX needs the packages onnx and onnxruntime")
+@pytest.mark.parametrize("name", FILES)
+def test_export(world: World, name: str) -> None:
+    found = world.found[name]
+    assert (world.folder / f"{name}.onnx").is_file()
+    same_boxes(found["export"], found["predict"], pixels=1e-3 * IMGSZ, score=1e-3)
+
+
+@pytest.mark.slow
+def test_a_class_of_ours_would_be_noticed(world: World, tmp_path: Path) -> None:
+    content = torch.load(world.folder / "dense.pt", weights_only=False)
+    content["model"].extra = new_detector({0: "one"}).hyp
+    torch.save(content, tmp_path / "ours.pt")
+    (tmp_path / "imgsz.txt").write_text(str(IMGSZ))
+    done = use_elsewhere(tmp_path, "info")
+    assert done.returncode != 0
+    assert "No module named 'yolo_slim'" in done.stderr
