@@ -16,6 +16,8 @@ from ultralytics.nn.autobackend import check_class_names
 from ultralytics.utils import remove_colorstr
 from ultralytics.utils.checks import check_file
 
+from yolo_slim.detection.data_guards import guarded, refuse_script
+
 
 def find_data_yaml(data: str) -> Path:
     """Find a data YAML: a path, or the name of one that Ultralytics ships, such as `coco128.yaml`.
@@ -99,13 +101,26 @@ def resolve(file: Path, download: bool) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the validation images are not there and could not be fetched.
+        ValueError: If they would have to be fetched by a program in the file.
     """
     try:
-        return check_det_dataset(str(file), autodownload=download)
+        with guarded():
+            return _resolved(file, download)
     except OSError as error:
         raise FileNotFoundError(
             f"{file}: {_one_line(error).rstrip('.')}. Correct path, train and val in the file, or fetch the images."
         ) from error
+
+
+def _resolved(file: Path, download: bool) -> dict[str, Any]:
+    try:
+        return check_det_dataset(str(file), autodownload=False)
+    except OSError:
+        info = read_data_yaml(file)
+        if not (download and info.get("download")):
+            raise
+        refuse_script(file, info)
+        return check_det_dataset(str(file), autodownload=True)
 
 
 def build_checked(build: Callable[[], Any], file: Path, split: str) -> YOLODataset:
@@ -121,7 +136,8 @@ def build_checked(build: Callable[[], Any], file: Path, split: str) -> YOLODatas
         ValueError: If an image or a label is malformed, or nothing is labelled.
     """
     try:
-        dataset = build()
+        with guarded():
+            dataset = build()
     except FileNotFoundError as error:
         cause = (
             _one_line(error.__cause__ or error)
