@@ -22,6 +22,7 @@ SMALLER = {
     "fit": [*DATA, "--trainer.max_epochs", "2", "--model.hyp.nbs", "4"],
     "slim": [*DATA, "--baseline.epochs", "1", "--sparse.epochs", "2", "--finetune.epochs", "1"],
     "prune": [],
+    "export": [],
 }
 
 
@@ -35,12 +36,25 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     # The same set as a user's, but a small one.
     monkeypatch.setattr(data.shapes, "generate", lambda root: shapes_of(root))
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python train.py")]
-    assert len(commands) == 9
+    assert len(commands) == 13
     for command in commands:
         verb, *arguments = shlex.split(command)[2:]
         main([verb, *arguments, *SMALLER.get(verb, DATA)])
+    exports = ("export", "export-2", "export-3", "export-4")
+    assert [(tmp_path / "runs" / run / "results.md").is_file() for run in exports] == [True] * 4
     made = {p.name for p in (tmp_path / "runs").iterdir()}
-    assert made == {"baseline", "sparse", "prune", "finetune", "validate", "test", "predict", "slim", "strong"}
+    assert made == {
+        "baseline",
+        "sparse",
+        "prune",
+        "finetune",
+        "validate",
+        "test",
+        "predict",
+        "slim",
+        "strong",
+        *exports,
+    }
     assert len(list((tmp_path / "runs" / "predict" / "images").iterdir())) == 6
     assert "finetuned" in (tmp_path / "runs" / "strong" / "results.md").read_text()
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +11,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from ultralytics.models.yolo.detect import DetectionValidator
-from ultralytics.utils.metrics import ap_per_class
-from ultralytics.utils.ops import scale_boxes
 
+from tests.helpers.stock_compare import our_boxes, our_scores, same_boxes, ultralytics_scores, use_elsewhere
 from tests.helpers.stock_nets import all_images, by_heart_data, halve, learn, new_detector
 from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.predict import ImageFolder
 from yolo_slim.detection.shapes import CLASSES, generate
 from yolo_slim.detection.stock import save_ultralytics
 
-SCRIPT = Path(__file__).parent / "helpers" / "stock_use.py"
 FILES = ("dense", "slim", "finetuned", "finetuned_half", "finetuned_fused", "finetuned_fused_half")
 IMGSZ = 64
 has_lap = importlib.util.find_spec("lap") is not None
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-
-
-def use_elsewhere(folder: Path, *verbs: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script in a fresh interpreter, in a folder of its own and blind to this checkout."""
-    elsewhere = folder / "elsewhere"
-    elsewhere.mkdir()
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    others = os.pathsep.join(path for path in paths if path and not (Path(path) / "yolo_slim").exists())
-    environment = {**os.environ, "PYTHONPATH": others, "YOLO_AUTOINSTALL": "false"}
-    command = [sys.executable, str(SCRIPT), str(folder), *verbs]
-    return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
 
 
 def write_frames(images: Path, folder: Path) -> None:
@@ -96,13 +78,7 @@ class World:
 
     def our_boxes(self, name: str) -> list[np.ndarray]:
         """What our detector finds in the frames, in pixels of the frames."""
-        found = []
-        detector = self.detector(name)
-        for frame in ImageFolder(self.folder / "frames", IMGSZ):
-            (boxes,) = detector.detect(frame["img"][None].float() / 255, confidence=0.25, iou=0.7)
-            scale_boxes((IMGSZ, IMGSZ), boxes[:, :4], cv2.imread(frame["path"]).shape)
-            found.append(boxes.numpy())
-        return found
+        return our_boxes(self.detector(name), self.folder / "frames", IMGSZ)
 
 
 def channels(net: torch.nn.Module) -> list[int]:
@@ -127,18 +103,6 @@ def test_what_a_file_is(world: World, name: str) -> None:
     assert found["info"]["gradients"] == 0
 
 
-def same_boxes(first: Any, second: Any, pixels: float, score: float) -> int:
-    """Checks that two sides found the same in all frames; returns how much that is."""
-    assert len(first) == len(second) == 6
-    for a, b in zip(first, second, strict=True):
-        a, b = (np.asarray(side, dtype=float).reshape(-1, 6) for side in (a, b))
-        assert a.shape == b.shape
-        assert np.abs(a[:, :4] - b[:, :4]).max(initial=0) < pixels
-        assert np.abs(a[:, 4] - b[:, 4]).max(initial=0) < score
-        assert (a[:, 5] == b[:, 5]).all()
-    return sum(map(len, first))
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_boxes_are_ours(world: World, name: str) -> None:
     """To 1e-4 of the image's side: Ultralytics folds BatchNorm before it predicts, which rounds differently."""
@@ -146,34 +110,12 @@ def test_boxes_are_ours(world: World, name: str) -> None:
     assert count >= 6 or name == "slim"
 
 
-def ultralytics_scores(detector: YOLODetector, batch: dict[str, Any]) -> dict[str, float]:
-    """Ultralytics' own mAP of what our detector finds."""
-    validator = DetectionValidator(args={"task": "detect", "imgsz": IMGSZ, "project": "unused", "save_txt": False})
-    validator.iouv = torch.linspace(0.5, 0.95, 10)
-    hits, found, labels = [], [], []
-    for index, boxes in enumerate(detector.detect(batch["img"], confidence=0.001, iou=0.7)):
-        mine = batch["batch_idx"] == index
-        centre, size = batch["bboxes"][mine].split(2, 1)
-        corners = IMGSZ * torch.cat((centre - size / 2, centre + size / 2), 1)
-        truth = {"bboxes": corners, "cls": batch["cls"][mine].view(-1)}
-        seen = {"bboxes": boxes[:, :4], "cls": boxes[:, 5]}
-        hits.append(validator._process_batch(seen, truth)["tp"])
-        found.append(boxes)
-        labels.append(truth["cls"])
-    boxes = torch.cat(found).numpy()
-    every = ap_per_class(np.concatenate(hits), boxes[:, 4], boxes[:, 5], torch.cat(labels).numpy())
-    return {"map50": every[5][:, 0].mean(), "map": every[5].mean()}
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_map_is_ours(world: World, name: str) -> None:
     """Equal by the same metric; COCO's, which we use, takes the curve's steps where Ultralytics draws lines."""
     found, detector = world.found[name]["val"], world.detector(name)
-    by_ultralytics = ultralytics_scores(detector, world.batch)
-    detector.scores.reset()
-    with torch.no_grad():
-        detector._score(detector(world.batch["img"]), world.batch)
-    ours = detector.scores.compute()
+    by_ultralytics = ultralytics_scores(detector, world.batch, IMGSZ)
+    ours = our_scores(detector, world.batch)
     for key in ("map50", "map"):
         assert found[key] == pytest.approx(by_ultralytics[key], abs=1e-3)
         assert found[key] == pytest.approx(ours[key], abs=0.01)

@@ -23,6 +23,7 @@ STATES_HEADER = (
     "Small gammas",
 )
 LAYERS_HEADER = ("Layer", "Before", "After", "Kept")
+EXPORTS_HEADER = ("Format", "Model", "Size", "Latency", "mAP50", "mAP50-95", "File")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,26 @@ class StateRow:
     """Median milliseconds of one forward pass."""
     small_gammas: float | None = None
     """Share of the gammas with an absolute value below 1e-2, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """What was measured of an exported file."""
+
+    format: str
+    """What it is."""
+    model: str
+    """What it was made of; ``before`` for the one that another is compared with."""
+    file: str
+    """Its name."""
+    megabytes: float
+    """Its size in 1e6 bytes."""
+    latency_ms: float
+    """Median milliseconds of one image; nan where it was not measured, as for the scores."""
+    map50: float
+    """Mean average precision at an IoU of 0.5, in [0, 1]."""
+    map: float
+    """Mean average precision over IoUs from 0.5 to 0.95, in [0, 1]."""
 
 
 class Layer(Protocol):
@@ -127,9 +148,42 @@ def layers_markdown(layers: Sequence[Layer]) -> str:
     return _markdown(LAYERS_HEADER, layers_cells(layers))
 
 
-def _change(row: StateRow, baseline: StateRow | None, field: str) -> str:
+def exports_cells(rows: Sequence[ExportRow]) -> list[list[str]]:
+    """Formats the rows as text, with changes against the same format of ``before``, or else against the first row.
+
+    Returns:
+        One list per row, in the order of ``EXPORTS_HEADER``.
+
+    Example:
+        >>> dense = ExportRow("onnx", "before", "best.onnx", 12.6, 12.5, 0.990, 0.715)
+        >>> slim = ExportRow("onnx", "after", "best.onnx", 1.42, 8.0, 0.993, float("nan"))
+        >>> exports_cells([dense, slim])[1]
+        ['onnx', 'after', '1.42 MB (-88.7%)', '8.0 ms (-36.0%)', '0.993', '-', 'best.onnx']
+    """
+    befores = {row.format: row for row in rows if row.model == "before"}
+    cells = []
+    for row in rows:
+        other = befores.get(row.format, rows[0])
+        size, time = _change(row, other, "megabytes"), _change(row, other, "latency_ms")
+        figures = [f"{row.megabytes:.2f} MB{size}", _number(row.latency_ms, ".1f", f" ms{time}")]
+        cells.append([row.format, row.model, *figures, _number(row.map50, ".3f"), _number(row.map, ".3f"), row.file])
+    return cells
+
+
+def exports_table(rows: Sequence[ExportRow]) -> Table:
+    """Exported files side by side, for a terminal; changes stand below their numbers."""
+    cells = [[cell.replace(" (", "\n(") for cell in line] for line in exports_cells(rows)]
+    return _rich([name.replace("mAP50-", "mAP50\n-") for name in EXPORTS_HEADER], cells)
+
+
+def exports_markdown(rows: Sequence[ExportRow]) -> str:
+    """Exported files side by side, as a GitHub table that ends with a newline."""
+    return _markdown(EXPORTS_HEADER, exports_cells(rows))
+
+
+def _change(row: StateRow | ExportRow, baseline: StateRow | ExportRow | None, field: str) -> str:
     """The change against the baseline in percent, or nothing where there is none."""
-    if baseline is None or getattr(row, field) == getattr(baseline, field):
+    if baseline is None or math.isnan(getattr(baseline, field)) or getattr(row, field) == getattr(baseline, field):
         return ""
     change = getattr(row, field) / getattr(baseline, field) - 1
     return f" ({round(100 * change, 1) + 0.0:+.1f}%)"  # + 0.0 turns -0.0 into 0.0
