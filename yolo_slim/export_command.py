@@ -158,7 +158,7 @@ def measure(
         ExportRow(
             e.format,
             e.model,
-            "-" if e.format == "PyTorch" else e.file.name,
+            "-" if e.format == "PyTorch" or e.model == "before" else e.file.name,  # what is kept
             megabytes(e.file),
             times.get(e.file, math.nan),
             judged.get(e.file, {}).get("map50", math.nan),
@@ -189,10 +189,11 @@ def note(options: ExportOptions, data: YOLODataModule | None) -> str:
     """How the figures were taken."""
     where = "the CPU" if options.device == "cpu" else torch.cuda.get_device_name()
     judged = f"mAP on the validation images of {data.data}. " if data is not None else ""
+    threads = torch.get_num_threads()
     return (
         f"Images of {options.imgsz} pixels. Size in 1e6 bytes, of PyTorch the weights alone in single precision. "
         f"Latency: median of one image on {where}, all files in turn; PyTorch with BatchNorm fused on "
-        f"{torch.get_num_threads()} threads, the other runtimes as they are by default. {judged}"
+        f"{threads} thread{'s' * (threads > 1)}, the other runtimes as they are by default. {judged}"
         "Changes are against the same format of `before`, or else against the first row."
     )
 

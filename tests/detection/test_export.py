@@ -253,3 +253,10 @@ def test_openvino_sends_nothing(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "False"], done.stderr
+
+
+def test_fused_is_for_stock_files(net, export):
+    plain, fused = export("ultralytics"), export("ultralytics", fused=True)
+    assert fused.stat().st_size < plain.stat().st_size
+    with pytest.raises(ValueError, match="format onnx does not take fused"):
+        check_formats(["onnx"], replace(OPTIONS, fused=True), has_data=False)

@@ -48,8 +48,10 @@ def export_network(
     with tempfile.TemporaryDirectory(dir=folder) as place:
         if name in OURS:
             made = Path(place) / ("model.pt" if name == "ultralytics" else "model.ckpt")
-            write = save_ultralytics if name == "ultralytics" else checkpoints.save_weights
-            write(net, made, options.imgsz, half=options.half)
+            if name == "ultralytics":
+                save_ultralytics(net, made, options.imgsz, half=options.half, fused=options.fused)
+            else:
+                checkpoints.save_weights(net, made, options.imgsz, half=options.half)
         else:
             made = _by_ultralytics(net, name, options, Path(place), data)
         target = folder / made.name.replace("model", stem, 1)

@@ -35,6 +35,8 @@ class ExportOptions:
     """Take images of any size and number; with `nms`, batches of up to `batch` images."""
     half: bool = False
     """Half precision: files of half the size."""
+    fused: bool = False
+    """BatchNorm folded into the convolutions, for `ultralytics`: a little smaller, and no longer to be trained."""
     int8: bool = False
     """Weights and activations in 8 bits: a quarter of the size. Needs training images, `data.data`, for calibration."""
     calibration_images: int = 256
@@ -119,7 +121,10 @@ def check_formats(formats: Sequence[str], options: ExportOptions, has_data: bool
         _check_packages(name, options)
 
 
-_DEFAULTS = {"batch": 1, "dynamic": False, "half": False, "int8": False, "nms": False, "opset": None, "simplify": True}
+_DEFAULTS = {
+    **{"batch": 1, "dynamic": False, "half": False, "fused": False, "int8": False, "nms": False},
+    **{"opset": None, "simplify": True},
+}
 
 
 def _taken(name: str) -> list[str]:
@@ -128,8 +133,8 @@ def _taken(name: str) -> list[str]:
 
 
 def _takes(name: str, key: str) -> bool:
-    if name in OURS:
-        return key == "half"
+    if name in OURS or key == "fused":
+        return key == "half" or (key == "fused" and name == "ultralytics")
     if key in ("half", "int8"):
         return name in (FP16_FORMATS if key == "half" else INT8_FORMATS)
     return key in _taken(name)
