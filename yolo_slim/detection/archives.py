@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -11,6 +12,8 @@ from typing import Any
 
 #: More objects than any detector's file has; what a damaged or hostile file may make us look at.
 MAX_OBJECTS = 2_000_000
+#: Ten times the largest pickle of a detector, in bytes: a few bytes of it can stand for large objects.
+MAX_PICKLE = 5_000_000
 
 
 class Inert:
@@ -27,6 +30,7 @@ class Inert:
     wanted = ""
 
     def __new__(cls, *arguments: Any) -> Inert:
+        """Takes whatever the file says."""
         self = super().__new__(cls)
         self.arguments, self.state = arguments, {}
         return self
@@ -38,6 +42,10 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         """Takes whatever the file says."""
         self.state = state
+
+    def __call__(self, *arguments: Any) -> Inert:
+        """What a file says that it would call next is as inert."""
+        return stand_in(f"{self.wanted}()")(*arguments)
 
     @property
     def class_name(self) -> str:
@@ -62,28 +70,57 @@ def expect_archive(path: Path, remedy: str) -> None:
         ValueError: If it is empty, damaged, or of another kind.
     """
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        what = "is a folder" if path.is_dir() else "is not an ordinary file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"weights file {path} {what}; {remedy}")
     if path.stat().st_size == 0:
         raise ValueError(f"weights file {path} is empty; {remedy}")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            script = any(entry.filename.endswith("/constants.pkl") for entry in entries)
             # torch stores without compressing: anything else could unpack to any size.
-            plain = all(entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1 for entry in entries)
-            if not plain or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            plain = all(
+                entry.compress_type == zipfile.ZIP_STORED
+                and entry.compress_size == entry.file_size
+                and not entry.flag_bits & 1
+                for entry in entries
+            )
+            if not script and (not plain or sum(entry.file_size for entry in entries) > path.stat().st_size):
                 raise ValueError(
                     f"weights file {path} is compressed or packed in a way that torch does not use, it could unpack "
                     f"to any size; {remedy}"
                 )
-            sound = archive.testzip() is None
-            script = any(entry.filename.endswith("/constants.pkl") for entry in entries)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError):
+            names = [entry.filename for entry in entries]
+            sound = not script and archive.testzip() is None and _reads_alike(path, names)
+    # zipfile fails in many ways on what is damaged; NotImplementedError is a RuntimeError.
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, UnicodeError, OSError):
         sound = script = False
     if script:
         raise ValueError(f"weights file {path} is a TorchScript program and cannot be trained or pruned; {remedy}")
     if not sound:
         raise ValueError(f"weights file {path} is damaged, cut off or no checkpoint at all; {remedy}")
+
+
+def _reads_alike(path: Path, names: list[str]) -> bool:
+    """Whether torch, which reads archives in its own way, finds the entries that Python's zipfile finds.
+
+    torch takes names in upper and lower case for the same, reads the folder of the first entry, and does not look for
+    a directory in other places than the end of the file.
+    """
+    if len({name.lower() for name in names}) != len(names) or len({name.partition("/")[0] for name in names}) != 1:
+        return False
+    with path.open("rb") as file:
+        end = file.seek(0, 2) - 22
+        file.seek(max(end - 76, 0))
+        tail = file.read()
+    signature, *_, size, offset, comment = struct.unpack("<4s4H2LH", tail[-22:])
+    if len(tail) == 98 and tail[56:60] == b"PK\6\7":  # a second record for large files, and where it is
+        end -= 76
+        (place,) = struct.unpack("<Q", tail[64:72])
+        size, offset = struct.unpack("<2Q", tail[40:56])
+        if tail[:4] != b"PK\6\6" or place != end:
+            return False
+    return bool(signature == b"PK\5\6" and comment == 0 and offset + size == end)
 
 
 def names_wanted(path: Path) -> set[str]:
@@ -102,6 +139,8 @@ def names_wanted(path: Path) -> set[str]:
             for entry in archive.infolist()
             if entry.filename.startswith(f"{folder}data/")
         }
+        if archive.getinfo(pickles[0]).file_size > MAX_PICKLE:
+            raise pickle.UnpicklingError("larger than the pickle of any detector")
         with archive.open(pickles[0]) as file:
             scan = _Scan(file, encoding="utf-8")
             scan.sizes = sizes
@@ -109,31 +148,91 @@ def names_wanted(path: Path) -> set[str]:
     return scan.wanted
 
 
-# The unpickler written in Python: the one in C allocates as much memory as a memo index asks for.
-class _Scan(pickle._Unpickler):  # type: ignore[name-defined, misc]
-    """Goes through a pickle without making anything but inert objects."""
+#: What torch's restricted unpickler knows, and how later protocols say names, for a message about these.
+_OPCODES = b"NcRb\x81easu(t\x85\x86\x87}])\x8f\x88\x89QJKMGXUhjqr\x8a\x80." + b"\x93\x94\x8c\x95"
+_SCALARS = (bool, int, float, str, type(None))
 
+
+# The unpickler written in Python: the one in C allocates as much memory as a memo index asks for.
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Scan(_Unpickler):
+    """Goes through a pickle without making anything but inert objects.
+
+    What passes is read by torch afterwards, so it also refuses what would make torch take any time or memory, or
+    crash: hashing tuples that are nested without end, and calls that copy one large object any number of times.
+    """
+
+    dispatch = {opcode: _Unpickler.dispatch[opcode] for opcode in _OPCODES}
     sizes: dict[str, int]
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.wanted: set[str] = set()
+        self.copied = 0
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"  # pickle's old protocols say it so
+        if not full.isprintable() or len(full) > 200:
+            raise pickle.UnpicklingError("a name that is none")
         self.wanted.add(full)
         return _CONTAINERS.get(full) or stand_in(full)
 
     def persistent_load(self, pid: Any) -> Inert:
         """Refuses a storage of another size than the file has: torch would read what lies behind it in memory."""
         kind, storage, key, _, count = pid
-        size = self.sizes.get(key)
-        if kind != "storage" or type(count) is not int or size is None or size != count * _item_size(storage):
+        if kind != "storage" or type(key) is not str or type(count) is not int:
+            raise pickle.UnpicklingError("no storage")
+        if self.sizes.get(key) != count * _item_size(storage):
             raise pickle.UnpicklingError(f"the data of storage {key!r} is missing or of another size")
         return stand_in("storage")()
 
-    def get_extension(self, code: int) -> None:
-        raise pickle.UnpicklingError("extension codes are not used by torch.save")
+    def call(self) -> None:
+        """What comes before a call: refuses what would copy more than a detector's file holds."""
+        function, arguments = self.stack[-2:]
+        if type(arguments) is not tuple:
+            raise pickle.UnpicklingError("a call without arguments")
+        wanted = getattr(function, "wanted", "")
+        self.copied += len(arguments) + sum(len(a) for a in arguments if isinstance(a, (str, list, tuple, dict)))
+        if self.copied > MAX_PICKLE:
+            raise pickle.UnpicklingError("calls that copy too much")
+        if wanted == "_codecs.encode" and (len(arguments) != 2 or arguments[1] not in ("latin1", "latin-1")):
+            raise pickle.UnpicklingError("bytes in another encoding than pickles have them")
+        for items in arguments if function is set else ():
+            self.expect_keys(items)
+        if function is OrderedDict and arguments:
+            raise pickle.UnpicklingError("a dict that is filled in a way that torch.save does not use")
+
+    def expect_keys(self, keys: Any) -> None:
+        for key in keys:
+            if isinstance(key, tuple) and not all(type(item) in _SCALARS for item in key):
+                raise pickle.UnpicklingError("a key that is nested")
+
+    def load_reduce(self) -> None:
+        self.call()
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        self.call()
+        super().load_newobj()
+
+    def load_build(self) -> None:
+        made = self.stack[-2]
+        if isinstance(made, Inert) and made.wanted.startswith("torch._"):
+            raise pickle.UnpicklingError("a tensor that is changed after it was made")
+        super().load_build()
+
+    def load_setitem(self) -> None:
+        self.expect_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self.expect_keys(self.stack[::2])
+        super().load_setitems()
+
+    own = (load_reduce, load_newobj, load_build, load_setitem, load_setitems)
+    dispatch |= dict(zip(b"R\x81bsu", own, strict=True))
 
 
 _CONTAINERS = {"collections.OrderedDict": OrderedDict, "builtins.set": set}
@@ -150,6 +249,8 @@ def _item_size(storage: Any) -> int:
 
 def plain(value: Any) -> Any:
     """A copy of plain data: numbers, strings, None, and lists, tuples, sets and dicts of these.
+
+    A class that stands in place of its name becomes that name.
 
     Raises:
         ValueError: If there is anything else in it, or more than any detector needs: what comes from a file may hold
@@ -168,6 +269,8 @@ def plain(value: Any) -> Any:
             return type(value)(copied(item, depth + 1) for item in value)
         if type(value) in (dict, OrderedDict):
             return {copied(key, depth + 1): copied(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, type) and issubclass(value, Inert):  # some tools leave classes in place of their names
+            return value.wanted
         raise ValueError(f"expected plain data, found a {getattr(value, 'wanted', type(value).__name__)}")
 
     return copied(value, 0)

@@ -18,7 +18,8 @@ from yolo_slim import __version__
 from yolo_slim.detection.archives import expect_archive, plain
 from yolo_slim.detection.network import build_network, size_attributes
 from yolo_slim.detection.opening import UnknownName, is_trusted, read_inert, read_plain
-from yolo_slim.detection.rebuild import rebuild
+from yolo_slim.detection.rebuild import class_names, rebuild
+from yolo_slim.detection.sizes import apply_sizes, expect_tensors
 from yolo_slim.pruning import structure_of
 
 #: Name of the network inside a detector, and so the prefix of its entries in a state dict.
@@ -185,38 +186,32 @@ def check_resumable(path: str | Path) -> int:
 
 def network_from_hparams(hparams: Mapping[str, Any]) -> DetectionModel:
     """Builds the network that a checkpoint's ``hyper_parameters`` describe, with fresh weights."""
-    net = build_network(
-        plain(hparams["model"]), len(hparams["names"]), hparams.get("structure"), hparams.get("variants")
-    )
-    net.names = dict(hparams["names"])
+    names = class_names(plain(hparams["names"]))
+    net = build_network(plain(hparams["model"]), len(names), hparams.get("structure"), hparams.get("variants"))
+    net.names = names
     return net
 
 
 def _load_lightning(checkpoint: dict[str, Any], path: Path) -> DetectionModel:
-    state = checkpoint["state_dict"]
+    hparams = checkpoint["hyper_parameters"]
+    state = {str(name): value for name, value in checkpoint["state_dict"].items()}
     weights = {k.removeprefix(NETWORK_PREFIX): v for k, v in state.items() if k.startswith(NETWORK_PREFIX)}
     try:
-        _expect_sizes(checkpoint["hyper_parameters"].get("structure") or {}, weights)
-        net = network_from_hparams(checkpoint["hyper_parameters"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        net = network_from_hparams({**hparams, "structure": None})
+    # What a file says of a network can be wrong in any way.
+    except Exception as error:
+        raise ValueError(f"{path}: {str(error) if isinstance(error, ValueError) else repr(error):.500}") from error
     try:
+        expect_tensors(weights)
+        apply_sizes(net, plain(hparams.get("structure") or {}), weights)
         net.load_state_dict(weights)
-    except RuntimeError as error:
-        first = "".join(str(error).splitlines()[1:2]).strip()
+    except (RuntimeError, ValueError) as error:
+        lines = str(error).splitlines()
+        first = lines[min(1, len(lines) - 1)].strip()
         raise ValueError(
             f"{path}: its weights do not fit the network it describes ({first}); take another checkpoint"
         ) from error
     return net
-
-
-def _expect_sizes(structure: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """Refuses sizes that are not those of the weights, before layers of these sizes are made."""
-    for name, sizes in structure.items():
-        weight = weights.get(f"{name}.weight")
-        rows = {"out_channels", "num_features", "out_features"} & set(sizes)
-        if rows and (not isinstance(weight, Tensor) or sizes[min(rows)] != weight.shape[0]):
-            raise ValueError(f"its weights do not fit the network it describes ({name}: {dict(sizes)})")
 
 
 def _load_ultralytics(path: Path) -> tuple[DetectionModel, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo_slim.detection.layer import Layers
+from yolo_slim.detection.layer import Layer, Layers
 
 #: Layers that are stock ones but for their name and their widths.
 LAYERS = {
@@ -61,6 +61,7 @@ def make_stock(layers: Layers) -> None:
             parts = layer.settings.get("cv1_split_sections") or [layer.settings.get("c1"), layer.settings.get("c2")]
             if len(parts) != 2 or not all(type(part) is int and part > 0 for part in parts) or sum(parts) != width:
                 raise ValueError(f"{path} ({kind}) is split into {parts}, expected two widths that add up to {width}")
+            _same_eps(layers, path)
             _even(layers, path, (parts[0], parts[1]))
 
 
@@ -68,14 +69,30 @@ def _joined(layers: Layers, path: str) -> tuple[int, int]:
     """Makes one convolution of cv0 and cv1; returns how many channels each had."""
     first, second = layers[f"{path}.cv0.conv"], layers[f"{path}.cv1.conv"]
     widths = first.tensors["weight"].shape[0], second.tensors["weight"].shape[0]
-    for part in ("conv", "bn"):
+    for part in ("conv", "bn", "act"):
         mine, gone = layers.get(f"{path}.cv1.{part}"), layers.get(f"{path}.cv0.{part}")
+        if _likeness(mine) != _likeness(gone):
+            raise ValueError(f"{path}.cv0 and {path}.cv1 differ in their {part}, expected two halves of one layer")
         if mine is not None and gone is not None:
             for key, tensor in mine.tensors.items():
                 mine.tensors[key] = torch.cat((gone.tensors[key], tensor)) if tensor.dim() else tensor
     for name in [name for name in layers if name == f"{path}.cv0" or name.startswith(f"{path}.cv0.")]:
         del layers[name]
     return widths
+
+
+def _likeness(layer: Layer | None) -> Any:
+    return layer and (layer.kind, layer.settings, layer.tensors.keys())
+
+
+def _same_eps(layers: Layers, path: str) -> None:
+    """Gives cv1 the eps of cv2: one tool makes cv1 anew with torch's eps. In eval mode the function stays the same."""
+    first, second = layers.get(f"{path}.cv1.bn"), layers.get(f"{path}.cv2.bn")
+    if first is not None and second is not None:
+        variance, eps = first.tensors["running_var"].float(), second.settings["eps"]
+        factor = ((variance + eps) / (variance + first.settings["eps"])).sqrt()
+        if first.settings["eps"] != eps:
+            first.tensors["weight"], first.settings["eps"] = first.tensors["weight"].float() * factor, eps
 
 
 def _even(layers: Layers, path: str, widths: tuple[int, int]) -> None:
@@ -103,7 +120,7 @@ def _even(layers: Layers, path: str, widths: tuple[int, int]) -> None:
 
 def _pad_outputs(layers: Layers, path: str, at: int, count: int) -> None:
     """Inserts channels that are zero."""
-    convolution, norm = layers[f"{path}.conv"], layers.get(f"{path}.bn")
+    convolution, norm = _dense(layers, path), layers.get(f"{path}.bn")
     for key, tensor in convolution.tensors.items():
         convolution.tensors[key] = _with_zeros(tensor, 0, at, count)
     if norm is not None:
@@ -114,8 +131,15 @@ def _pad_outputs(layers: Layers, path: str, at: int, count: int) -> None:
 
 
 def _pad_inputs(layers: Layers, path: str, at: int, count: int) -> None:
-    tensors = layers[f"{path}.conv"].tensors
+    tensors = _dense(layers, path).tensors
     tensors["weight"] = _with_zeros(tensors["weight"], 1, at, count)
+
+
+def _dense(layers: Layers, path: str) -> Layer:
+    layer = layers[f"{path}.conv"]
+    if layer.settings.get("groups", 1) != 1:
+        raise ValueError(f"{path}.conv has groups, which cannot get channels that are zero")
+    return layer
 
 
 def _with_zeros(tensor: Tensor, dim: int, at: int, count: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from ultralytics.nn import modules, tasks
 
+from yolo_slim.detection import foreign
 from yolo_slim.detection.archives import ITEM_SIZES, names_wanted, stand_in
-from yolo_slim.detection.foreign import FOREIGN_LAYERS, FOREIGN_NETWORKS
 
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 _lock = threading.Lock()  # torch keeps one list of what is safe for the whole process
@@ -51,7 +51,7 @@ _LEFT_OVERS = {
     "builtins.getattr",  # how a fused layer says which of its methods is its forward
     "typing.Any",
     "collections.defaultdict",
-    *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool", "bytes", "bytearray")),
+    *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool", "bytes")),
     *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
 }
 #: Losses and what assigns targets, which networks of some versions hold; the module's name differs between versions.
@@ -90,6 +90,9 @@ def read_plain(path: Path) -> Any:
     Raises:
         pickle.UnpicklingError: If it is malformed or asks for anything else.
     """
+    wanted = _scanned(path)
+    for name in sorted(wanted - _TENSORS):
+        raise UnknownName(name)
     return _read(path, [])
 
 
@@ -118,7 +121,9 @@ def layer_class(wanted: str) -> str | None:
         wanted: Full name as the file has it, such as ``ultralytics.nn.modules.conv.Conv``.
     """
     module, _, name = wanted.rpartition(".")
-    if name in FOREIGN_LAYERS or name in FOREIGN_NETWORKS:  # their tools define them wherever they like
+    if name in foreign.NETWORKS:
+        return foreign.NETWORKS[name]
+    if name in foreign.LAYERS:  # their tools define them wherever they like
         return name
     name = RENAMED_LAYERS.get(name, name)
     if module.startswith("torch.nn.modules."):
@@ -138,11 +143,8 @@ def _is_left_over(name: str) -> bool:
     return name in _LEFT_OVERS or name.startswith(_LEFT_OVER_MODULES)
 
 
-def _read(path: Path, allowed: Iterable[Any]) -> Any:
+def _read(path: Path, allowed: list[Any]) -> Any:
     """Reads with torch's restricted unpickler, to which nothing is known but ``allowed``, whatever others told it."""
-    allowed = list(allowed)
-    for name in sorted(_scanned(path) - _TENSORS - {name for _, name in allowed}):
-        raise UnknownName(name)
     with _lock:
         others = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()

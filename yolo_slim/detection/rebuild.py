@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,13 +17,18 @@ from yolo_slim.detection.foreign import make_stock, stock_description
 from yolo_slim.detection.layer import Layer, Layers
 from yolo_slim.detection.network import ACTIVATIONS, build_network, set_variants
 from yolo_slim.detection.opening import layer_class
-from yolo_slim.pruning import Structure, apply_structure
+from yolo_slim.detection.sizes import apply_sizes, expect_tensors
+from yolo_slim.pruning import Structure
+
+_MAX_LAYERS = 20_000
+_MAX_CLASSES = 65_536
 
 #: Settings that matter to what a layer computes. Sizes are left out: those of the weights count.
 _SETTINGS = (
     *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding", "transposed"),
     *("eps", "affine", "size", "scale_factor", "mode", "ceil_mode", "d", "add", "n", "reg_max", "nl", "nc", "end2end"),
-    *("num_heads", "key_dim", "head_dim", "scale", "negative_slope", "f", "i"),
+    *("num_heads", "key_dim", "head_dim", "scale", "f", "i"),
+    *("negative_slope", "approximate", "alpha", "beta", "threshold", "min_val", "max_val", "lambd"),  # of activations
     *("cv1_split_sections", "c1", "c2"),  # of foreign layers
 )
 
@@ -49,21 +54,22 @@ def rebuild(model: Any, what: str) -> DetectionModel:
         found = "no model" if model is None else f"a model of the class {kind}"
         raise ValueError(f"{what} holds {found}; expected a detection model of Ultralytics")
     try:
-        layers = dict(_layers(model, ""))
+        layers = _layers(model)
         description = stock_description(plain(_state(model)["yaml"]))
-        names = _names(plain(_state(model).get("names")) or range(int(description["nc"])))
+        names = class_names(plain(_state(model).get("names")) or range(min(int(description["nc"]), _MAX_CLASSES)))
         make_stock(layers)
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{what} holds a model whose description cannot be read ({error!r})") from error
+    # What a file says of its layers can be wrong in any way.
+    except Exception as error:
+        raise ValueError(f"{what} holds a model whose description cannot be read ({error!r:.200})") from error
     net = build_network(description, len(names), what=what)
     _set_variants(layers, net, what)
     _unfuse(layers, net)
     _compare_layers(layers, net, what)
     weights = {f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()}
     try:
-        apply_structure(net, _structure(layers, net))
+        apply_sizes(net, _structure(layers, net), weights)
         net.load_state_dict(weights)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{what}: its weights do not fit the network it describes ({_first(error)})") from error
     net.names = names
     return net
@@ -97,7 +103,7 @@ def _compare_layers(layers: Mapping[str, Layer], net: DetectionModel, what: str)
                 continue
             mine, theirs = getattr(module, key), layers[name].settings[key]
             if mine != theirs:
-                raise ValueError(f"{what}: {name} has {key} {theirs!r}, its description gives {mine!r}; {_ADVICE}")
+                raise ValueError(f"{what}: {name} has {key} {theirs!r:.80}, its description gives {mine!r}; {_ADVICE}")
 
 
 _ADVICE = "such a network cannot be rebuilt from a checkpoint: give one that is as Ultralytics builds it"
@@ -144,29 +150,30 @@ def _unfuse(layers: Layers, net: nn.Module) -> None:
         layers[name] = Layer("BatchNorm2d", {}, tensors)
 
 
-def _layers(module: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Layer]]:
-    if depth > 20:
-        raise ValueError("nested too deeply")
-    state = _state(module)
-    tensors = {}
-    for key, tensor in {**state.get("_parameters", {}), **state.get("_buffers", {})}.items():
-        if tensor is not None:
-            tensors[key] = _checked(tensor, f"{path}.{key}")
-    if path:
-        settings = {key: plain(state[key]) for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
-        yield path, Layer(_kind(module), settings, tensors)
-    for key, child in state.get("_modules", {}).items():
-        if path or key == "model":  # beside its layers a network may hold a loss
-            yield from _layers(child, f"{path}.{key}" if path else key, depth + 1)
-
-
-def _checked(tensor: Any, name: str) -> Tensor:
-    """A tensor of a file, if it is an ordinary one: an expanded one could stand for more numbers than fit in memory."""
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.device.type != "cpu":
-        raise ValueError(f"{name} is no tensor")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"{name} has more elements than data")
-    return tensor.detach()
+def _layers(model: Any) -> Layers:
+    """All layers by their names; their tensors are ordinary ones with as many numbers as there are in the file."""
+    layers: Layers = {}
+    left = [("", model)]
+    while left:
+        path, module = left.pop()
+        state = _state(module)
+        tensors = {**state.get("_parameters", {}), **state.get("_buffers", {})}
+        if path:
+            settings = {key: plain(state[key]) for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
+            layers[path] = Layer(_kind(module), settings, {k: t for k, t in tensors.items() if t is not None})
+        children = state.get("_modules", {}).items()
+        left += [
+            (f"{path}.{key}" if path else key, child) for key, child in reversed(children) if path or key == "model"
+        ]
+        names = [*tensors, *(key for key, _ in children)]
+        if not all(type(name) is str and (name.isidentifier() or name.isdecimal()) for name in names):
+            raise ValueError(f"{path} has a part without a name")
+        if len(layers) + len(left) > _MAX_LAYERS:
+            raise ValueError("more layers than any detector has")
+    expect_tensors({f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()})
+    for layer in layers.values():
+        layer.tensors = {key: tensor.detach() for key, tensor in layer.tensors.items()}
+    return layers
 
 
 def _state(module: Any) -> dict[str, Any]:
@@ -181,7 +188,12 @@ def _kind(module: Any) -> str:
     return layer_class(wanted) or wanted.rpartition(".")[2]
 
 
-def _names(names: Any) -> dict[int, str]:
+def class_names(names: Any) -> dict[int, str]:
+    """Class names by index.
+
+    Raises:
+        ValueError: If they are not numbered from 0 without gaps.
+    """
     pairs = dict(names) if isinstance(names, dict) else dict(enumerate(names))
     if not pairs or sorted(pairs) != list(range(len(pairs))):
         raise ValueError("class names are not numbered from 0")
