@@ -131,3 +131,37 @@ def test_load_from_checkpoint_refuses_another_project(good, tmp_path):
     torch.save(checkpoint, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="of another project"):
         YOLODetector.load_from_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_load_from_checkpoint_opens_what_the_others_do(good, tmp_path):
+    expected = YOLODetector(weights=str(good / "good.ckpt"))
+    for file in ("good.ckpt", "good.pt"):
+        found = YOLODetector.load_from_checkpoint(good / file)
+        assert found.hparams["names"] == expected.hparams["names"]
+        assert found.hparams["imgsz"] == 64
+
+
+def test_load_from_checkpoint_reads_no_other_file(good, tmp_path):
+    checkpoint = torch.load(good / "good.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"]["weights"] = "elsewhere.pt"
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="of another project, whose hyper_parameters have 'weights'"):
+        YOLODetector.load_from_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_format(good, tmp_path):
+    checkpoint = torch.load(good / "good.ckpt", weights_only=True)
+    assert checkpoint["yolo_slim"]["format"] == 1
+    del checkpoint["yolo_slim"]  # as early versions wrote it
+    torch.save(checkpoint, tmp_path / "early.ckpt")
+    assert load_network(tmp_path / "early.ckpt").names == {0: "car", 1: "bus"}
+    for later in (2, "x", None):
+        torch.save({**checkpoint, "yolo_slim": {"format": later}}, tmp_path / "x.ckpt")
+        assert "this yolo_slim" in refused(tmp_path / "x.ckpt")
+
+
+def test_negative_variance(good, tmp_path):
+    checkpoint = torch.load(good / "good.ckpt", weights_only=True)
+    checkpoint["state_dict"]["net.model.0.bn.running_var"][3] = -1
+    torch.save(checkpoint, tmp_path / "x.ckpt")
+    assert "running_var" in refused(tmp_path / "x.ckpt")

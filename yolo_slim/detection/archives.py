@@ -14,6 +14,8 @@ from typing import Any
 MAX_OBJECTS = 2_000_000
 #: Ten times the largest pickle of a detector, in bytes: a few bytes of it can stand for large objects.
 MAX_PICKLE = 5_000_000
+#: How files begin that torch wrote before version 1.6: a pickled number.
+_OLD_FORMAT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class Inert:
@@ -74,6 +76,12 @@ def expect_archive(path: Path, remedy: str) -> None:
         raise FileNotFoundError(f"weights file {path} {what}; {remedy}")
     if path.stat().st_size == 0:
         raise ValueError(f"weights file {path} is empty; {remedy}")
+    with path.open("rb") as file:
+        if file.read(len(_OLD_FORMAT)) == _OLD_FORMAT:
+            raise ValueError(
+                f"weights file {path} is in the format that torch wrote before version 1.6; save it again with the "
+                f"Ultralytics that wrote it, or {remedy}"
+            )
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

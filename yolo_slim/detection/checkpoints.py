@@ -108,13 +108,16 @@ def save_weights(net: DetectionModel, path: str | Path, imgsz: int, half: bool =
         path: The file; appears whole or not at all.
         imgsz: Image size that the network is for, in pixels.
         half: In half precision, half as large; weights then change by up to 0.05%.
+
+    Raises:
+        ValueError: If half precision cannot hold the weights.
     """
 
     def saved(value: Tensor) -> Tensor:
         value = value.detach().cpu()
         return value.half() if half and value.is_floating_point() else value
 
-    checkpoint = {
+    checkpoint: dict[str, Any] = {
         "epoch": 0,
         "global_step": 0,
         "pytorch-lightning_version": lightning_version,
@@ -122,10 +125,17 @@ def save_weights(net: DetectionModel, path: str | Path, imgsz: int, half: bool =
         "hyper_parameters": describe(net, imgsz),
         "yolo_slim": stamp(),
     }
+    if half and not all(value.isfinite().all() for value in checkpoint["state_dict"].values()):
+        raise ValueError("the weights hold values above 65504, which half precision cannot; leave half out")
+    save_whole(checkpoint, path)
+
+
+def save_whole(content: Any, path: str | Path) -> None:
+    """``torch.save`` to a file that appears whole or not at all."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save(checkpoint, temporary)
+        torch.save(content, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -154,6 +164,11 @@ def check_checkpoint(checkpoint: Any, name: object) -> None:
         raise ValueError(
             f"{name} is not a Lightning checkpoint with state_dict and hyper_parameters; expected one that yolo_slim "
             "wrote, or an Ultralytics .pt file"
+        )
+    if unknown := set(hparams) - {"model", "names", "imgsz", "structure", "variants"}:
+        raise ValueError(
+            f"{name} is a checkpoint of another project, whose hyper_parameters have {min(map(str, unknown))!r:.80}; "
+            "expected one that yolo_slim wrote, or an Ultralytics .pt file"
         )
     model, names, structure = (hparams.get(key) for key in ("model", "names", "structure"))
     described = model and names and all(isinstance(part, Mapping) for part in (model, names, structure or {}))
@@ -228,26 +243,40 @@ def _load_ultralytics(path: Path) -> tuple[DetectionModel, Any]:
     return net, arguments.get("imgsz") if isinstance(arguments, Mapping) else None
 
 
+#: What to do about files that want names of these modules.
+_REMEDIES = {
+    "models.": "it is a file of the original YOLOv5 repository; take the model of that name with a u from Ultralytics",
+    "torch.nn.utils.prune.": "call torch.nn.utils.prune.remove on its layers and save it again",
+}
+
+
 def _open_ultralytics(path: Path) -> Any:
-    if is_trusted():
-        try:
-            return torch_safe_load(str(path))[0]
-        except (TypeError, AttributeError, ImportError, RuntimeError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} cannot be opened, even with --trust ({error})") from error
     try:
         return read_inert(path)
     except UnknownName as error:
-        raise ValueError(
-            f"{path} wants {error}, which no Ultralytics detector consists of and which could run code; if you trust "
-            "whoever made the file, open it with --trust"
-        ) from error
+        if is_trusted():
+            return _run(path)
+        trust = "it could run code; if you trust whoever made the file, open it with --trust"
+        remedy = next((text for module, text in _REMEDIES.items() if str(error).startswith(module)), trust)
+        raise ValueError(f"{path} wants {error}, which no Ultralytics detector consists of; {remedy}") from error
     except pickle.UnpicklingError as error:
+        if is_trusted():
+            return _run(path)
         raise ValueError(f"{path} cannot be read as an Ultralytics model; expected a .pt file of a detector") from error
 
 
+def _run(path: Path) -> Any:
+    """Opens a file as stock Ultralytics does, which runs what it says."""
+    try:
+        return torch_safe_load(str(path))[0]
+    # It can say anything.
+    except Exception as error:
+        raise ValueError(f"{path} cannot be opened, even with --trust ({error!r:.300})") from error
+
+
 def _finite(net: DetectionModel, path: Path) -> DetectionModel:
-    for name, parameter in net.named_parameters():
-        if not parameter.isfinite().all():
+    for name, values in net.state_dict().items():
+        if not values.isfinite().all() or (name.endswith("running_var") and values.min() < 0):
             raise ValueError(
                 f"{path}: {name} holds values that are not finite, the training that wrote it has diverged; take an "
                 "earlier checkpoint, or train again with a lower rate"

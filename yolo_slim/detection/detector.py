@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from ultralytics.engine.trainer import BaseTrainer
-from ultralytics.utils.nms import non_max_suppression
 
 from yolo_slim.detection.checkpoints import (
     DEFAULT_IMGSZ,
@@ -27,6 +26,7 @@ from yolo_slim.detection.checkpoints import (
 from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
 from yolo_slim.detection.metrics import DetectionScores
 from yolo_slim.detection.network import build_network, fit_classes, make_loss, set_loss_gains, trace_network
+from yolo_slim.detection.suppression import beside_labels, suppress
 from yolo_slim.pruning import ChannelGraph
 
 
@@ -96,6 +96,19 @@ class YOLODetector(LightningModule):
     def trace_channels(self) -> ChannelGraph:
         """The channel graph of the network, for pruning and sparsity."""
         return trace_network(self.net)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Lightning's method, of a file that has been looked through; takes an Ultralytics ``.pt`` as well.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged or holds no detector; see :func:`yolo_slim.load`.
+        """
+        if str(checkpoint_path).endswith(".pt"):
+            return cls(weights=str(checkpoint_path), **keywords)
+        read_weights(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *arguments, **keywords)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says which format the checkpoint has."""
@@ -253,7 +266,7 @@ class YOLODetector(LightningModule):
         outputs = self.net(batch["img"])
         _, items, _ = self._compute_loss(outputs, batch)
         self.log_dict({f"val/{k}": v for k, v in items.items()}, batch_size=len(batch["img"]), sync_dist=True)
-        self._score(outputs[0], batch)
+        self.scores.update(*beside_labels(outputs[0], batch))
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/precision``, ``val/recall``, ``val/map50`` and ``val/map``."""
@@ -261,7 +274,7 @@ class YOLODetector(LightningModule):
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Detections of a batch."""
-        self._score(self(batch["img"]), batch)
+        self.scores.update(*beside_labels(self(batch["img"]), batch))
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/precision``, ``test/recall``, ``test/map50`` and ``test/map``."""
@@ -274,32 +287,12 @@ class YOLODetector(LightningModule):
     @torch.no_grad()
     def detect(self, images: Tensor, confidence: float = 0.25, iou: float = 0.7) -> list[Tensor]:
         """Boxes of images (B, 3, H, W) in [0, 1] after non-maximum suppression; see :meth:`predict_step`."""
-        return _suppress(self(images), confidence, iou, multi_label=False)
-
-    def _score(self, predictions: Tensor, batch: dict[str, Any]) -> None:
-        # Ultralytics' settings for validation.
-        detections = _suppress(predictions, confidence=0.001, iou=0.7, multi_label=True)
-        height, width = batch["img"].shape[2:]
-        boxes = batch["bboxes"] * batch["bboxes"].new_tensor([width, height, width, height])
-        corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
-        targets = []
-        for image in range(len(detections)):
-            mine = batch["batch_idx"] == image
-            targets.append({"boxes": corners[mine], "labels": batch["cls"][mine].view(-1).long()})
-        found = [{"boxes": d[:, :4], "scores": d[:, 4], "labels": d[:, 5].long()} for d in detections]
-        self.scores.update(found, targets)
+        return suppress(self(images), confidence, iou, multi_label=False)
 
     def _log_scores(self, split: str) -> None:
         for name, value in self.scores.compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name == "map", sync_dist=True)
         self.scores.reset()
-
-
-def _suppress(predictions: Tensor, confidence: float, iou: float, multi_label: bool) -> list[Tensor]:
-    """Boxes per image, at most 300; several classes of one anchor count for the metric alone, as in Ultralytics."""
-    return non_max_suppression(
-        predictions.float(), confidence, iou, multi_label=multi_label, max_det=300, max_time_img=math.inf
-    )
 
 
 def _some(names: Mapping[int, str]) -> str:

@@ -55,8 +55,9 @@ def build_network(
             f"{what} not found; expected a YOLOv8 size such as yolov8n.yaml, a model YAML or a .pt file"
         ) from error
     check_description(config, what)
+    config["nc"] = nc
     try:
-        net = DetectionModel(config, nc=nc, verbose=False)
+        net = DetectionModel(config, verbose=False)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r})") from error
     expect_detect(net, what)
@@ -196,10 +197,16 @@ def size_attributes(net: nn.Module) -> list[str]:
 
 
 def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode."""
+    """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode.
+
+    Raises:
+        ValueError: If the head is an end-to-end one, which has two of each.
+    """
     head_of(net).shape = None  # a cached size would steer the head's control flow
     outputs = net(images)
     raw = outputs[1] if isinstance(outputs, tuple) else outputs
+    if "boxes" not in raw:
+        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be pruned here; take YOLOv8 to 12")
     return raw["boxes"], raw["scores"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,12 +128,12 @@ def layer_class(wanted: str) -> str | None:
         return name
     name = RENAMED_LAYERS.get(name, name)
     if module.startswith("torch.nn.modules."):
-        places: list[Any] = [nn]
+        places: list[Any] = [nn, sys.modules.get(module)]
     elif module.startswith(("ultralytics.nn.modules", "ultralytics.nn.tasks")):
         places = [modules, modules.block, modules.conv, modules.head, modules.transformer, tasks, nn]
     else:
         return None
-    for place in places:
+    for place in filter(None, places):
         found = vars(place).get(name)
         if isinstance(found, type) and issubclass(found, nn.Module):
             return name

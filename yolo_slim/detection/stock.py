@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from ultralytics import __version__
 from ultralytics.nn.tasks import DetectionModel
 
+from yolo_slim.detection.checkpoints import save_whole
 from yolo_slim.detection.network import head_of
 
 #: Attributes of a network that training and reading leave behind: its loss, and paths on this machine.
@@ -58,12 +58,7 @@ def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int, half: bo
         "date": datetime.now().astimezone().isoformat(),
         "version": __version__,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_whole(content, path)
 
 
 def _expect_finite(net: nn.Module, path: Path, half: bool) -> None:
