@@ -158,7 +158,7 @@ def test_help_explains_every_key(capsys):
 
 @pytest.mark.slow
 def test_a_finetuned_checkpoint_exports_what_it_finds(tmp_path, monkeypatch, shapes_dir):
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install yolo_slim[export]")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install .[export]")
     monkeypatch.chdir(tmp_path)
     data = ["--data.data", str(shapes_dir / "data.yaml"), "--data.batch", "4"]
     fit = ["--data.imgsz", "64", "--data.workers", "0", "--trainer.max_epochs", "2", "--model.hyp.nbs", "4"]

@@ -18,12 +18,12 @@ from yolo_slim.detection.export import export_network
 from yolo_slim.detection.export_formats import ExportOptions, check_formats, split_formats
 from yolo_slim.detection.exported import ExportedDetector
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install yolo_slim[export]")
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install yolo_slim[export]")
-pytest.importorskip("onnxslim", reason="onnxslim is not installed: pip install yolo_slim[export]")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install .[export]")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install .[export]")
+pytest.importorskip("onnxslim", reason="onnxslim is not installed: pip install .[export]")
 
 needs_openvino = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="openvino is not installed: pip install yolo_slim[openvino]"
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed: pip install .[openvino]"
 )
 OPENVINO = pytest.param("openvino", marks=needs_openvino)
 OPTIONS = ExportOptions(imgsz=64)
