@@ -68,6 +68,7 @@ def test_variables_are_set_where_they_are_not(tmp_path, offline, install, expect
     assert run(tmp_path, VARIABLES, YOLO_OFFLINE=offline, YOLO_AUTOINSTALL=install).split() == expected.split()
 
 
+@pytest.mark.slow
 def test_ultralytics_sees_them(tmp_path):
     script = """
 import yolo_slim.detection.detector
@@ -109,6 +110,7 @@ print("done")
     assert printed.rstrip().endswith("done")
 
 
+@pytest.mark.slow
 def test_no_command_line_leaves_settings_that_would_send(tmp_path):
     """What Ultralytics writes into its settings folder has no say over the variables."""
     (tmp_path / "settings.json").write_text('{"sync": true}')

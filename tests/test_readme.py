@@ -37,24 +37,17 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(data.shapes, "generate", lambda root: shapes_of(root))
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python train.py")]
     assert len(commands) == 13
+    # Exports beside another model and in 8 bits have tests of their own.
+    exported = [command for command in commands if "train.py export" in command]
+    commands = [command for command in commands if command not in exported[1:]] + exported[-1:]
     for command in commands:
         verb, *arguments = shlex.split(command)[2:]
         main([verb, *arguments, *SMALLER.get(verb, DATA)])
-    exports = ("export", "export-2", "export-3", "export-4")
-    assert [(tmp_path / "runs" / run / "results.md").is_file() for run in exports] == [True] * 4
+    exports = ("export", "export-2")
+    assert [(tmp_path / "runs" / run / "results.md").is_file() for run in exports] == [True] * 2
     made = {p.name for p in (tmp_path / "runs").iterdir()}
-    assert made == {
-        "baseline",
-        "sparse",
-        "prune",
-        "finetune",
-        "validate",
-        "test",
-        "predict",
-        "slim",
-        "strong",
-        *exports,
-    }
+    phases = ("baseline", "sparse", "prune", "finetune", "validate", "test", "predict", "slim", "strong")
+    assert made == {*phases, *exports}
     assert len(list((tmp_path / "runs" / "predict" / "images").iterdir())) == 6
     assert "finetuned" in (tmp_path / "runs" / "strong" / "results.md").read_text()
 

@@ -18,6 +18,7 @@ from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.shapes import CLASSES, generate
 from yolo_slim.detection.stock import save_ultralytics
 
+pytestmark = pytest.mark.slow  # the quick part is in test_matrix.py
 FILES = ("dense", "slim", "finetuned", "finetuned_half", "finetuned_fused", "finetuned_fused_half")
 IMGSZ = 64
 has_lap = importlib.util.find_spec("lap") is not None

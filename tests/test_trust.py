@@ -90,6 +90,7 @@ def test_the_command_line_refuses_in_one_line(folder, capsys):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_status_1_and_one_line(folder):
     command = [sys.executable, str(ROOT / "train.py"), *validate("evil.pt")]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)

@@ -35,7 +35,7 @@ def images(shapes_dir: Path) -> Tensor:
     return shapes_images(shapes_dir)
 
 
-@pytest.fixture(scope="module", params=[0.0, 0.6], ids=["dense", "pruned"])
+@pytest.fixture(scope="module", params=[pytest.param(0.0, marks=pytest.mark.slow), 0.6], ids=["dense", "pruned"])
 def net(request: pytest.FixtureRequest, images: Tensor):
     return lively(images, request.param).net
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,23 @@ def variants(name: str) -> dict[str, str]:
     return {"model.9.cv1.act": "Identity"} if name in no_activation else {}
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name not in REFUSED])
+#: One file of each kind: settings of the first version, a loss inside, the averaged network alone, a fused one, a head
+#: and an SPPF of their own, a saved one, other architectures, and other tools.
+SOME = {
+    *("8.0.0_trained", "8.0.59_unstripped", "8.0.134_unstripped", "8.1.47_unstripped", "8.0.100_fused_half"),
+    *("8.3.0_yolov8n", "8.4.0_trained", "8.4.0_saved", "8.4.190_yolo11n", "8.4.190_yolov5nu"),
+    *("tool_c2f_v2_unequal", "tool_c2f_infer", "tool_family_n_cuda", "tool_fork_cv0"),
+}
+
+
+def opened() -> list[Any]:
+    """All files that can be opened; most of those that are like another one take their turn among the slow tests."""
+    assert set(names()) >= SOME
+    known = [name for name in names() if name not in REFUSED]
+    return [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in known]
+
+
+@pytest.mark.parametrize("name", opened())
 def test_computes_what_it_did_and_survives_a_checkpoint(name, tmp_path, expected):
     net, imgsz = read_weights(write_old_file(name, tmp_path))
     found = outputs(net)
