@@ -49,11 +49,6 @@ class Inert:
         """What a file says that it would call next is as inert."""
         return stand_in(f"{self.wanted}()")(*arguments)
 
-    @property
-    def class_name(self) -> str:
-        """The class without its module."""
-        return self.wanted.rpartition(".")[2]
-
 
 def stand_in(wanted: str) -> type[Inert]:
     """The class of the inert objects that take the place of ``wanted``."""
