@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from tests.helpers.refused import refused
 from yolo_slim import fit_parts
 from yolo_slim.main import main
 
@@ -43,17 +44,6 @@ def work(place, monkeypatch):
     folder, data = place
     monkeypatch.chdir(folder)
     return folder, data
-
-
-def refused(capsys, arguments, status=1):
-    """The one line that a command is refused with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == status
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def test_fit_leaves_checkpoints_logs_and_config_in_a_sanitised_folder(work):

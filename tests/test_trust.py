@@ -14,6 +14,7 @@ import torch
 
 import yolo_slim
 from tests.helpers.hostile import write_tiny
+from tests.helpers.refused import refused
 from yolo_slim.detection.opening import is_trusted
 from yolo_slim.main import VERBS, main
 
@@ -37,17 +38,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         content["train_args"]["extra"] = extra
         torch.save(content, tmp_path / f"{name}.pt")
     return tmp_path
-
-
-def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int = 1) -> str:
-    """The one line that a command is refused with."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == status
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def validate(file: str, *more: str) -> list[str]:

@@ -15,7 +15,7 @@ from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, SegmentationModel
 
 from tests.helpers.old_files import example, write_old_file
-from tests.helpers.stock_nets import halve, narrow_yaml, new_detector
+from tests.helpers.stock_nets import narrow_yaml, slim_with_statistics
 from yolo_slim.detection.checkpoints import load_network, read_weights, save_weights
 from yolo_slim.detection.rebuild import rebuild
 from yolo_slim.detection.stock import save_ultralytics
@@ -26,14 +26,7 @@ NAMES = {0: "car", 1: "bus"}
 @pytest.fixture(scope="module")
 def built() -> Any:
     """A slim network with statistics of its own."""
-    detector = new_detector(NAMES)
-    halve(detector)
-    generator = torch.Generator().manual_seed(1)
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-    return detector.net.eval()
+    return slim_with_statistics(NAMES).eval()
 
 
 @pytest.fixture

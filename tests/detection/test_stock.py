@@ -12,7 +12,7 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import load_checkpoint
 
-from tests.helpers.stock_nets import halve, new_detector
+from tests.helpers.stock_nets import slim_with_statistics
 from yolo_slim.detection.checkpoints import load_network
 from yolo_slim.detection.network import raw_outputs
 from yolo_slim.detection.stock import save_ultralytics
@@ -24,14 +24,7 @@ FORMS = [(half, fused) for half in (False, True) for fused in (False, True)]
 @pytest.fixture
 def net() -> nn.Module:
     """A slim network with statistics of its own."""
-    detector = new_detector(NAMES)
-    halve(detector)
-    generator = torch.Generator().manual_seed(1)
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-    return detector.net
+    return slim_with_statistics(NAMES)
 
 
 def read(path: Path) -> dict:

@@ -109,6 +109,14 @@ def test_the_network_is_trainable_and_a_copy(files):
     assert not weights.training
 
 
+def test_layers_of_another_version_are_kept(files):
+    """Of the same shapes as the description's, so that the stock trainer would train another network."""
+    trainer: Any = SimpleNamespace(data={"names": NAMES, "channels": 3}, args=SimpleNamespace())
+    weights = load_network(files / "dense_slim.pt")
+    weights.model[9].cv1.act = nn.Identity()
+    assert type(SlimTrainer.get_model(trainer, weights=weights).model[9].cv1.act) is nn.Identity
+
+
 def test_rows_are_not_matched_by_name_without_cls_remap(files):
     trainer: Any = SimpleNamespace(data={"names": {0: "star", 1: "dog"}, "channels": 3}, args=SimpleNamespace())
     other = load_network(files / "other.pt")

@@ -18,7 +18,7 @@ from yolo_slim import __version__
 from yolo_slim.detection.archives import expect_archive, plain
 from yolo_slim.detection.network import build_network, size_attributes
 from yolo_slim.detection.opening import UnknownName, is_trusted, read_inert, read_plain
-from yolo_slim.detection.rebuild import class_names, rebuild
+from yolo_slim.detection.rebuild import class_names, first_reason, rebuild
 from yolo_slim.detection.sizes import apply_sizes, expect_tensors
 from yolo_slim.pruning import structure_of
 
@@ -221,10 +221,8 @@ def _load_lightning(checkpoint: dict[str, Any], path: Path) -> DetectionModel:
         apply_sizes(net, plain(hparams.get("structure") or {}), weights)
         net.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
-        lines = str(error).splitlines()
-        first = lines[min(1, len(lines) - 1)].strip()
         raise ValueError(
-            f"{path}: its weights do not fit the network it describes ({first}); take another checkpoint"
+            f"{path}: its weights do not fit the network it describes ({first_reason(error)}); take another checkpoint"
         ) from error
     return net
 

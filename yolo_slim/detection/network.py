@@ -60,7 +60,6 @@ def build_network(
         net = DetectionModel(config, verbose=False)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r})") from error
-    expect_detect(net, what)
     set_variants(net, variants or {}, what)
     if structure:
         apply_structure(net, structure)

@@ -70,7 +70,7 @@ def rebuild(model: Any, what: str) -> DetectionModel:
         apply_sizes(net, _structure(layers, net), weights)
         net.load_state_dict(weights)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"{what}: its weights do not fit the network it describes ({_first(error)})") from error
+        raise ValueError(f"{what}: its weights do not fit the network it describes ({first_reason(error)})") from error
     net.names = names
     return net
 
@@ -200,6 +200,7 @@ def class_names(names: Any) -> dict[int, str]:
     return {index: str(pairs[index]) for index in range(len(pairs))}
 
 
-def _first(error: Exception) -> str:
+def first_reason(error: Exception) -> str:
+    """What an error of torch's says first after its heading, or all that it says in one line."""
     lines = str(error).splitlines()
     return lines[min(1, len(lines) - 1)].strip() if lines else repr(error)

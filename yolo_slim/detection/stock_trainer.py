@@ -66,13 +66,19 @@ class SlimTrainer(DetectionTrainer):
 
 
 def _as_described(net: Any) -> bool:
-    """Whether Ultralytics would build a network of the same shapes from the network's own YAML."""
+    """Whether Ultralytics would build a network of the same layers and shapes from the network's own YAML."""
     with torch.random.fork_rng(devices=[]):
         built = DetectionModel(
             copy.deepcopy(net.yaml), ch=_first_convolution(net).in_channels, nc=head_of(net).nc, verbose=False
         )
     built.load(copy.deepcopy(net), verbose=False)  # takes the width of the class branch over, which follows old classes
-    return {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+    return _outline(built) == _outline(net)
+
+
+def _outline(net: nn.Module) -> tuple[dict[str, str], dict[str, torch.Size]]:
+    """Classes of the layers, which differ between versions of Ultralytics, and shapes of the tensors."""
+    layers = {name: type(module).__name__ for name, module in net.named_modules(remove_duplicate=False)}
+    return layers, {name: value.shape for name, value in net.state_dict().items()}
 
 
 def _expect_channels(net: nn.Module, channels: int, name: str) -> None:
