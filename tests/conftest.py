@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Ultralytics reads these when it is imported, so they are set before any test module is.
@@ -31,5 +32,12 @@ def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shapes_copy(shapes_dir: Path, tmp_path: Path) -> Path:
-    """Folder of a copy of the shapes that a test may spoil."""
-    return Path(shutil.copytree(shapes_dir, tmp_path / "set"))
+    """Folder of a copy of the shapes that a test may spoil, without what reading them left beside the labels."""
+    return Path(shutil.copytree(shapes_dir, tmp_path / "set", ignore=shutil.ignore_patterns("*.cache")))
+
+
+@pytest.fixture(autouse=True)
+def usual_algorithms() -> Iterator[None]:
+    """A trainer of Ultralytics, or Lightning's with ``deterministic``, leaves torch in that mode."""
+    yield
+    torch.use_deterministic_algorithms(False)

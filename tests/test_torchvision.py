@@ -74,8 +74,10 @@ def test_tracing_what_a_user_runs_is_as_good_as_tracing_the_raw_outputs(name):
     assert set(slim.eval()(images)[0]) >= {"boxes", "labels", "scores"}
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 @torch.no_grad()
-def test_regions_follow_the_channels_of_the_map_they_are_cut_from():
+def test_regions_follow_the_channels_of_the_map_they_are_cut_from(deterministic):
+    torch.use_deterministic_algorithms(deterministic)
     box = torch.tensor([[0, 1.0, 1.0, 6.0, 7.0], [1, 0.0, 2.0, 5.0, 5.0]], dtype=torch.float64)
     model = Net(
         lambda n, x: n.head(torch.flatten(roi_align(n.b1(n.c1(x)), box, (2, 2)), 1)),
@@ -85,6 +87,7 @@ def test_regions_follow_the_channels_of_the_map_they_are_cut_from():
     )
     model, image = randomised(model), torch.rand(2, 3, 8, 8, dtype=torch.float64)
     graph = trace(model, image)
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
     assert graph.prunable_gammas()[0].prunable.all()
     dropped = checks.random_drop(graph, 0.5, 1)
     slim = checks.pruned(model, graph, dropped)

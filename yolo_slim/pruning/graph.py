@@ -17,7 +17,7 @@ from yolo_slim.pruning.hidden_operations import HiddenOperations
 from yolo_slim.pruning.labels import leaves
 from yolo_slim.pruning.layers import is_depthwise, output_channels, side, sides_of, tensors_of
 from yolo_slim.pruning.passes import Pass, default_passes, tagged_attributes
-from yolo_slim.pruning.restored import Snapshot
+from yolo_slim.pruning.restored import Snapshot, usual_algorithms
 from yolo_slim.pruning.tracer import Tracer
 
 
@@ -180,7 +180,8 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
         try:
             for attributes, name, value in tagged:
                 attributes[name] = value.copy() if isinstance(value, list) else value
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), HiddenOperations(tracer), tracer:
+            unchanged = torch.random.fork_rng(devices=[])
+            with usual_algorithms(), unchanged, torch.no_grad(), HiddenOperations(tracer), tracer:
                 outputs = run(model)
         finally:
             before.restore()

@@ -58,6 +58,17 @@ def restored(model: nn.Module) -> Iterator[None]:
         snapshot.restore()
 
 
+@contextmanager
+def usual_algorithms() -> Iterator[None]:
+    """Outside of deterministic mode, in which torchvision puts operations together from parts that couple channels."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
 def _same(now: Any, before: Any) -> bool:
     """Whether two containers hold the very same items in the same order."""
     if len(now) != len(before):

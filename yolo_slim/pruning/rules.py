@@ -30,8 +30,9 @@ NEUTRAL = frozenset(
     words(
         """
         dim ndim ndimension dtype device layout names grad grad_fn is_leaf requires_grad set_requires_grad
-        get_device is_cuda is_cpu is_mps is_meta is_quantized is_sparse is_nested is_complex is_floating_point
-        is_signed is_inference is_contiguous element_size itemsize hash repr format _version
+        get_device is_cuda is_cpu is_mps is_xpu is_xla is_mtia is_maia is_ipu is_vulkan is_mkldnn is_meta is_quantized
+        is_sparse is_sparse_csr is_nested is_complex is_conj is_neg is_floating_point is_signed is_inference is_shared
+        is_pinned is_contiguous element_size itemsize hash repr format _version
         """
     )
 )
