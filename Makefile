@@ -7,7 +7,7 @@ demo: $(VENV)/.ready  ## the whole flow on built-in data, minutes on a laptop CP
 	$(VENV)/bin/python train.py slim -c configs/demo.yaml
 
 test: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
