@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from yolo_slim.detection.checkpoints import read_weights
@@ -23,6 +23,7 @@ from yolo_slim.detection.stock import save_ultralytics
 from yolo_slim.pruning import latency
 from yolo_slim.reporting.tables import ExportRow, exports_markdown, exports_table
 from yolo_slim.run_folder import discard_untrained, new_run_folder
+from yolo_slim.verb_parser import add_measuring_data, verb_parser
 
 #: How often each file gets its turn when they are timed, and forwards in a turn.
 ROUNDS, REPEATS = 5, 10
@@ -30,15 +31,7 @@ ROUNDS, REPEATS = 5, 10
 
 def parser() -> ArgumentParser:
     """The keys of ``train.py export``."""
-    found = ArgumentParser(
-        prog="train.py export",
-        description="Write a detector as ONNX, TorchScript, OpenVINO, ... and measure what became of it.",
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    found.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
-    found.add_argument("--name", type=str, default="export", help="Name of the run folder.")
-    found.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
+    found = verb_parser("export", "Write a detector as ONNX, TorchScript, OpenVINO, ... and measure what became of it.")
     found.add_argument("--model.weights", type=str, required=True, help="Checkpoint or Ultralytics .pt file to export.")
     found.add_argument(
         "--before",
@@ -56,8 +49,7 @@ def parser() -> ArgumentParser:
         f"Ultralytics' exporter, {OURS[0]} (a .pt for stock Ultralytics), {OURS[1]} (a checkpoint with weights alone).",
     )
     found.add_class_arguments(ExportOptions)
-    skipped = {"imgsz", "workers", "cache", "augment", "source"}
-    found.add_class_arguments(YOLODataModule, "data", skip=skipped, instantiate=False)
+    add_measuring_data(found)
     return found
 
 

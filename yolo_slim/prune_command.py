@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from yolo_slim.callbacks.channel_pruning import prune_module, save_slim
@@ -14,30 +14,22 @@ from yolo_slim.detection.calibration import observe_gradients, training_batches
 from yolo_slim.detection.checkpoints import load_network
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.network import STRIDE
+from yolo_slim.detection.network import expect_imgsz
 from yolo_slim.pruning import Importance, PruningReport, Selection, recalibrate
 from yolo_slim.pruning.prune import COMPENSATIONS
 from yolo_slim.reporting.tables import layers_table
 from yolo_slim.run_folder import discard_untrained, new_run_folder
 from yolo_slim.states import size_of
+from yolo_slim.verb_parser import add_measuring_data, verb_parser
 
 
 def parser() -> ArgumentParser:
     """The keys of ``train.py prune``."""
-    found = ArgumentParser(
-        prog="train.py prune",
-        description="Remove the channels that matter least and save the slim model.",
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    found.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
-    found.add_argument("--name", type=str, default="prune", help="Name of the run folder.")
-    found.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
+    found = verb_parser("prune", "Remove the channels that matter least and save the slim model.")
     found.add_argument("--model.weights", type=str, required=True, help="Checkpoint or Ultralytics .pt file to prune.")
     found.add_argument("--imgsz", type=int, default=640, help="Image side that GFLOPs are given for, in pixels.")
     add_prune_arguments(found)
-    skipped = {"imgsz", "workers", "cache", "augment", "source"}
-    found.add_class_arguments(YOLODataModule, "data", skip=skipped, instantiate=False)
+    add_measuring_data(found)
     return found
 
 
@@ -64,8 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     keys = parser()
     given = keys.parse_args(list(arguments[1:]))
     settings = keys.instantiate_classes(given)
-    if given.imgsz < STRIDE or given.imgsz % STRIDE:
-        raise ValueError(f"imgsz={given.imgsz}: expected a positive multiple of {STRIDE}, such as 640")
+    expect_imgsz(given.imgsz)
     folder = new_run_folder(given.project, given.name)
     try:
         data = None if given.data.data is None else YOLODataModule(imgsz=given.imgsz, **vars(given.data))

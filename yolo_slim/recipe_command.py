@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
 from yolo_slim import launch
@@ -19,6 +19,7 @@ from yolo_slim.prune_command import add_prune_arguments
 from yolo_slim.recipe import Recipe
 from yolo_slim.recipe_results import read_mapping
 from yolo_slim.run_folder import discard_untrained, sanitize
+from yolo_slim.verb_parser import verb_parser
 
 #: What a run of the recipe was started with.
 SETTINGS = "recipe.yaml"
@@ -30,16 +31,12 @@ OWN = {"callbacks", "logger", "max_epochs", "default_root_dir", "enable_checkpoi
 
 def parser() -> ArgumentParser:
     """The keys of ``train.py slim``."""
-    found = ArgumentParser(
-        prog="train.py slim",
-        description="Train, sparse-train, prune and finetune. Started again after an interruption, it goes on with "
-        "the first phase that is not complete.",
-        allow_abbrev=False,
-        exit_on_error=False,
+    found = verb_parser(
+        "slim",
+        "Train, sparse-train, prune and finetune. Started again after an interruption, it goes on with the first phase "
+        "that is not complete.",
+        name_help="Name of the run folder; the same name goes on.",
     )
-    found.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
-    found.add_argument("--name", type=str, default="slim", help="Name of the run folder; the same name goes on.")
-    found.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
     found.add_argument("--seed", type=int, default=0, help="Seed of every phase.")
     found.add_class_arguments(YOLODataModule, "data")
     found.add_argument("--model.model", type=str, default="yolov8n.yaml", help="Model YAML or .pt file.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from ultralytics.engine.exporter import FP16_FORMATS, FP32_UNSUPPORTED_FORMATS, INT8_FORMATS, export_formats
 
-from yolo_slim.detection.network import STRIDE
+from yolo_slim.detection.network import expect_imgsz
 
 #: Formats that need no exporter: a .pt for stock Ultralytics, and a checkpoint of ours with weights alone.
 OURS = ("ultralytics", "ckpt")
@@ -58,8 +58,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.imgsz is not None and (self.imgsz < STRIDE or self.imgsz % STRIDE):
-            raise ValueError(f"imgsz={self.imgsz}: expected a positive multiple of {STRIDE}, such as 640")
+        if self.imgsz is not None:
+            expect_imgsz(self.imgsz)
         for name in ("batch", "calibration_images", "max_det", "opset"):
             value = getattr(self, name)
             if value is not None and value < 1:

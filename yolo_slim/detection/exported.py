@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class ExportedDetector(nn.Module):
         self.device = torch.device(device)
         self.model: Any
         if self.path.suffix in (".ckpt", ".pt"):
-            self.model = copy.deepcopy(load_network(path)).eval().fuse(verbose=False).to(self.device)
+            self.model = load_network(path).eval().fuse(verbose=False).to(self.device)
             self.names: dict[int, str] = dict(self.model.names)
         else:
             with undisturbed():

@@ -112,6 +112,16 @@ def _yaml_name(model: str) -> str:
     return model if model.endswith((".yaml", ".yml")) else f"{model}.yaml"
 
 
+def expect_imgsz(imgsz: int) -> None:
+    """Refuses an image side that no network takes.
+
+    Raises:
+        ValueError: If it is no positive multiple of 32.
+    """
+    if imgsz < STRIDE or imgsz % STRIDE:
+        raise ValueError(f"imgsz={imgsz}: expected a positive multiple of {STRIDE}, such as 640")
+
+
 def expect_detect(net: nn.Module, what: str) -> None:
     """Refuses a network for another task.
 
