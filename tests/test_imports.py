@@ -39,7 +39,9 @@ assert not loaded, f"{package_name} loads {loaded}"
 print(len(modules))
 """
 
-ABOVE = ("train", *(f"yolo_slim.{path.stem}" for path in sorted(PACKAGE.glob("[!_]*.py"))))
+#: Files of the ground floor, of the standard library alone.
+GROUND = ("files", "wording")
+ABOVE = ("train", *(f"yolo_slim.{path.stem}" for path in PACKAGE.glob("[!_]*.py") if path.stem not in GROUND))
 LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities")
 BANNED = {
     "yolo_slim": ("torch", "lightning", "ultralytics", "numpy", "torchmetrics"),
@@ -120,6 +122,12 @@ def test_pruning_imports_where_nothing_else_is_installed() -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import yolo_slim.pruning as p; print(p.prune)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_the_ground_floor_needs_the_standard_library_only(name: str) -> None:
+    found = {top for _, full in imports(PACKAGE / f"{name}.py") if (top := full.split(".")[0]) != "__future__"}
+    assert found <= set(sys.stdlib_module_names)
 
 
 def test_package_root_is_light() -> None:

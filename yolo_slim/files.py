@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_ENDING = ".partial"
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, which takes its place once the block has ended well.
+
+    Whatever happens in between, a kill or a full disk, ``path`` holds what it held before or all of what is new. What
+    a killed process has left of an earlier attempt is removed.
+
+    Args:
+        path: The file that shall appear; its folder exists. Where it is a link, what it points to is replaced.
+
+    Yields:
+        A path in the same folder, and so on the same file system, of a file that does not exist yet.
+
+    Raises:
+        OSError: If the folder cannot be written to, or is full.
+    """
+    path = Path(os.path.realpath(path))
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_ENDING}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # some file systems replace first and write later
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Writes text, as UTF-8, or bytes to a file that appears whole or not at all; see :func:`whole`."""
+    with whole(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for file in path.parent.glob(f".*.*{_ENDING}"):
+        name, _, process = file.name.removesuffix(_ENDING).rpartition(".")
+        if name == f".{path.name}" and process.isdecimal() and not _runs(int(process)):
+            with suppress(OSError):
+                file.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's, or no number of a process
+        return True
+    return True
