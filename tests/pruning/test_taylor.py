@@ -126,7 +126,7 @@ def test_a_layer_without_gradients_has_no_value():
 def test_it_is_a_kind_of_importance():
     model, graph = toy("residual")
     taylor = Taylor(model, graph)
-    with pytest.raises(ValueError, match="has observed no gradients: call observe"):
+    with pytest.raises(ValueError, match="has observed no finite gradients: call observe"):
         taylor.scores()
     with pytest.raises(ValueError, match="kind='taylor' needs gradients: pass a Taylor"):
         importance_scores(model, graph, Importance("taylor"))

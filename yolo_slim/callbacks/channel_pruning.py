@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 from torch.optim import Optimizer
 
+from yolo_slim.callbacks.checks import differing
 from yolo_slim.callbacks.framework import (
     Callback,
     LightningModule,
@@ -23,8 +24,11 @@ from yolo_slim.callbacks.framework import (
     lightning_version,
     overflowed,
     rank_zero_info,
+    rank_zero_warn,
 )
+from yolo_slim.callbacks.gamma_sparsity import GammaSparsity
 from yolo_slim.callbacks.same_prune import prune_alike
+from yolo_slim.callbacks.taken_steps import TakenSteps
 from yolo_slim.callbacks.target import example_inputs, find_target, make_selection, trace_target
 from yolo_slim.pruning import (
     ChannelGraph,
@@ -36,6 +40,7 @@ from yolo_slim.pruning import (
     prune,
     store_structure,
 )
+from yolo_slim.pruning.penalty import SMALL_GAMMA
 from yolo_slim.pruning.prune import check, check_compensation
 
 
@@ -150,6 +155,9 @@ class ChannelPruning(Callback):
     module is ready for the next ``fit`` of a new optimizer, and ``dirpath`` holds ``slim.ckpt``, the plan and the
     report. Rank 0 decides and writes, every rank does the same surgery.
 
+    Beside a :class:`GammaSparsity` it takes what that has prepared: layers that the fit did not train stay, and where
+    ``growing`` was cut short, no more is removed than has faded.
+
     Args:
         ratio: Share of the prunable channels to remove, in [0, 1).
         min_channels: Channels that every layer keeps, at least 1.
@@ -192,6 +200,8 @@ class ChannelPruning(Callback):
         self.report: PruningReport | None = None
         self._graph: ChannelGraph | None = None
         self._taylor: Taylor | None = None
+        self._steps: TakenSteps | None = None
+        self._sparsity: GammaSparsity | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses what the smaller network would not come back from."""
@@ -202,6 +212,12 @@ class ChannelPruning(Callback):
         """Finds out before the fit, not after it, whether the prune can be done."""
         self.report = self._taylor = None
         self._graph = graph = trace_target(pl_module, self.target)
+        self._sparsity = self._beside(trainer, pl_module)
+        if self._sparsity is not None and (what := differing(self._sparsity.selection, self.selection)):
+            rank_zero_warn(
+                f"ChannelPruning will not take the channels that GammaSparsity prepares ({what}), which costs "
+                "accuracy: give both the same selection"
+            )
         given = example_inputs(pl_module) if needs_example(self.selection) else None
         if needs_example(self.selection) and given is None:
             raise MisconfigurationException(
@@ -212,6 +228,8 @@ class ChannelPruning(Callback):
             check(find_target(pl_module, self.target), graph, self.selection, given, self.compensation)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
+        if self.importance.kind == "taylor":
+            self._steps = TakenSteps(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets the gradients of earlier epochs: any epoch may be the last."""
@@ -231,8 +249,9 @@ class ChannelPruning(Callback):
         with in_float32(pl_module) as converted:
             graph = None if converted else self._graph  # traced anew with inputs of the other type
             arguments = (self.target, self.importance, self._taylor, self.compensation, graph)
+            selection = self.selection if self._sparsity is None else self._sparsity.prepared(self.selection)
             self.report = prune_alike(
-                trainer, pl_module, self.target, lambda: prune_module(pl_module, self.selection, *arguments)
+                trainer, pl_module, self.target, lambda: prune_module(pl_module, selection, *arguments)
             )
         before, after = self.report.parameters_before, self.report.parameters_after
         message = f"ChannelPruning: {self.report.reached:.1%} of the prunable channels removed"
@@ -241,12 +260,29 @@ class ChannelPruning(Callback):
             path = save_slim(pl_module, self.report, self.dirpath or trainer.default_root_dir)
             message += f"; saved {path}"
         rank_zero_info(message + ".")
+        if self._sparsity is not None and self.importance.kind == "gamma" and self.report.threshold > SMALL_GAMMA:
+            rank_zero_warn(
+                f"ChannelPruning took channels of |gamma| up to {self.report.threshold:.2g}, which the sparse phase "
+                f"has not brought below {SMALL_GAMMA:g}: accuracy has been lost. Prune less, or sparse-train longer or "
+                "more strongly."
+            )
         trainer.strategy.barrier("ChannelPruning")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets go of the module."""
-        self._graph = self._taylor = None
+        self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Lets go of the module; ``teardown`` is not called after an exception."""
-        self._graph = self._taylor = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._steps is not None:
+            self._steps.stop()
+        self._graph = self._taylor = self._steps = self._sparsity = None
+
+    def _beside(self, trainer: Trainer, pl_module: LightningModule) -> GammaSparsity | None:
+        """The sparse phase of this fit, if it works on what is pruned."""
+        model = find_target(pl_module, self.target)
+        found = [c for c in trainer.callbacks if isinstance(c, GammaSparsity)]  # type: ignore[attr-defined]
+        return next((c for c in found if find_target(pl_module, c.target) is model), None)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import fields
 
+from torch import nn
 from torch.optim import LBFGS, Optimizer
 
 from yolo_slim.callbacks.framework import MisconfigurationException, Trainer, check_strategy
+from yolo_slim.pruning import ChannelGraph, Selection
 
 PENALTIES = ("subgradient", "proximal", "growing")
 
@@ -37,12 +40,12 @@ def check_trainer(trainer: Trainer, penalty: str) -> None:
     if not trainer.max_epochs or trainer.max_epochs < 1:
         raise MisconfigurationException(
             f"GammaSparsity needs the number of epochs for its schedule, got max_epochs={trainer.max_epochs}; "
-            "set --trainer.max_epochs"
+            "set max_epochs"
         )
     if penalty == "growing" and trainer.max_epochs < 2:
         raise MisconfigurationException(
             "penalty='growing' measures importance in one epoch and chooses channels from the next one on, "
-            "got max_epochs=1; set --trainer.max_epochs to 2 or more"
+            "got max_epochs=1; set max_epochs to 2 or more"
         )
 
 
@@ -73,3 +76,54 @@ def check_owners(optimizers: Iterable[Optimizer], gammas: Collection[int]) -> No
                 "optimizers own them; let one optimizer own each parameter"
             )
         seen |= owned
+
+
+def expect_prunable_gammas(
+    model: nn.Module, graph: ChannelGraph, selection: Selection, resting: Collection[str]
+) -> tuple[int, int]:
+    """Refuses a model without a gamma that a penalty may act on.
+
+    Args:
+        model: The model.
+        graph: Its channel graph.
+        selection: What the prune will be asked for, less the layers that rest.
+        resting: The layers that rest.
+
+    Returns:
+        The number of prunable gammas, and of BatchNorm layers.
+
+    Raises:
+        MisconfigurationException: If there is none, with what the graph, the selection or the fit has against each.
+    """
+    try:
+        gammas = graph.prunable_gammas(selection.shortcuts, selection.ignore)
+    except ValueError as error:
+        raise MisconfigurationException(str(error)) from error
+    channels = sum(int(gamma.prunable.sum()) for gamma in gammas)
+    if channels:
+        return channels, len(gammas)
+    name = type(model).__name__
+    if not gammas:
+        why = "it has no BatchNorm layer with affine=True that its forward reaches"
+    elif len(resting) == len(gammas):
+        why = f"none of its {len(gammas)} BatchNorm layers is trained: they are frozen or in eval mode"
+    else:
+        found = sorted(graph.reasons, key=lambda fixed: -fixed.channels)[:3]
+        reasons = [f"{f.operation} in {f.module or name} {f.reason} ({f.channels} channels)" for f in found]
+        reasons += [f"{len(resting)} layers are frozen or in eval mode"] * bool(resting)
+        reasons += [f"ignore={list(selection.ignore[: len(selection.ignore) - len(resting)])}"] * bool(
+            selection.ignore[: len(selection.ignore) - len(resting)]
+        )
+        reasons += ["shortcuts='spare'"] * (selection.shortcuts == "spare")
+        why = "; ".join(reasons)
+    raise MisconfigurationException(f"GammaSparsity found no prunable gamma in {name}: {why}")
+
+
+def differing(sparsity: Selection, pruning: Selection) -> str:
+    """Says in what the selection that a sparse phase prepares and the one of the prune differ; empty if in nothing."""
+    found = []
+    for field in fields(Selection):
+        prepared, taken = getattr(sparsity, field.name), getattr(pruning, field.name)
+        if prepared != taken:
+            found.append(f"{field.name}={prepared!r} there, {taken!r} here")
+    return "; ".join(found)

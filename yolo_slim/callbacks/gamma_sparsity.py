@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.checks import check_arguments, check_owners, check_trainer, refuse_line_search
+from yolo_slim.callbacks.checks import (
+    check_arguments,
+    check_trainer,
+    expect_prunable_gammas,
+    refuse_line_search,
+)
 from yolo_slim.callbacks.framework import (
     Callback,
     LightningModule,
     MisconfigurationException,
     Trainer,
-    overflowed,
     rank_zero_info,
     rank_zero_warn,
 )
 from yolo_slim.callbacks.full_precision import FullPrecision
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
+from yolo_slim.callbacks.growing_phase import GrowingPhase
+from yolo_slim.callbacks.l1_phase import L1Phase
 from yolo_slim.callbacks.preview import Preview, foreseen, logged
 from yolo_slim.callbacks.statistics_pace import StatisticsPace
-from yolo_slim.callbacks.strength import Strength
+from yolo_slim.callbacks.taken_steps import TakenSteps
 from yolo_slim.callbacks.target import copies_of_target, find_target, make_selection, trace_target
 from yolo_slim.pruning import ChannelGraph, Selected, Selection
-from yolo_slim.pruning.growing import Growing, check_growing
+from yolo_slim.pruning.growing import check_growing
 from yolo_slim.pruning.penalty import (
     SMALL_GAMMA,
-    Proximal,
-    Subgradient,
     gamma_magnitudes,
     small_share,
 )
+from yolo_slim.pruning.resting import Resting, without
 
 
 class GammaSparsity(Callback):
@@ -116,13 +120,13 @@ class GammaSparsity(Callback):
 
     def _forget(self) -> None:
         """Lets go of everything that belongs to one fit."""
+        self._phase: L1Phase | GrowingPhase | None = None
         self._preview: Preview | None = None
-        self._l1: Subgradient | Proximal | None = None
-        self._growing: Growing | None = None
-        self._hooks: list[Any] = []
-        self._strength: Strength | None = None
         self._pace: StatisticsPace | None = None
-        self._step = self._epoch_steps = self._epoch_began = 0
+        self._steps: TakenSteps | None = None
+        self._resting: Resting | None = None
+        self._rests: tuple[str, ...] = ()
+        self._epoch_steps = 0
 
     # Before the first step
 
@@ -141,85 +145,70 @@ class GammaSparsity(Callback):
         """Traces the target as it is now: a resumed fit has rebuilt its structure by this time."""
         model = find_target(pl_module, self.target)
         graph = trace_target(pl_module, self.target)
-        try:
-            gammas = graph.prunable_gammas(self.selection.shortcuts, self.selection.ignore)
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
-        layers, channels = len(gammas), sum(int(g.prunable.sum()) for g in gammas)
-        if not channels:
-            raise MisconfigurationException(
-                f"GammaSparsity found no prunable gamma in {type(model).__name__}; it needs BatchNorm layers with "
-                "affine=True whose channels do not reach the outputs"
-            )
+        self._resting = Resting(model)
+        self._rests = self._resting.names()
+        selection = without(self.selection, self._rests)
+        channels, layers = expect_prunable_gammas(model, graph, selection, self._rests)
         refuse_line_search(trainer.optimizers)
         try:
-            self._preview = Preview(pl_module, self.target, graph, self.selection)
+            self._preview = Preview(pl_module, self.target, graph, selection)
             self._preview.select()
-            if self.penalty == "growing":
-                self._growing = Growing(model, graph, self.selection, self._preview.cost)
+            self._phase = phase = self._make_phase(model, graph, selection)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        if self._growing is not None:
-            if "growing" in self._resumed:
-                self._growing.load_state_dict(self._resumed["growing"])
-                self._epoch_steps = self._resumed["epoch_steps"]
-            how = f"a growing set of channels fades to zero, towards {self.selection}"
-        else:
-            how = self._start_l1(trainer, model, graph)
-        rank_zero_info(f"GammaSparsity: {channels} prunable gammas in {layers} BatchNorm layers; {how}.")
+        phase.check(trainer)
+        if phase.name in self._resumed:
+            phase.load_state_dict(self._resumed[phase.name])
+        self._steps = TakenSteps(trainer, lambda optimizer: phase.after_step(trainer, optimizer))
+        rest = f" ({len(self._rests)} more are frozen or in eval mode and left alone)" if self._rests else ""
+        rank_zero_info(
+            f"GammaSparsity: {channels} prunable gammas in {layers - len(self._rests)} BatchNorm layers{rest}; "
+            f"{phase.says}."
+        )
+
+    def _make_phase(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> L1Phase | GrowingPhase:
+        assert self._preview is not None
+        if self.penalty == "growing":
+            return GrowingPhase(model, graph, self.selection, self._preview.cost)
+        how = (self.strength, self.beta_strength, self.final_fraction)
+        return L1Phase(self.penalty, *how, model, graph, selection, self._share)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes where the fit stands, and says how far a gamma can travel in it."""
-        self._step = trainer.global_step  # a resumed fit knows it only now
-        self.gammas_before = gamma_magnitudes(find_target(pl_module, self.target)).cpu()
-        self._pace = StatisticsPace(find_target(pl_module, self.target))
-        self._epoch_began = self._resumed.get("epoch_began", trainer.global_step)
+        model = find_target(pl_module, self.target)
+        self.gammas_before = gamma_magnitudes(model).cpu()
+        self._pace = StatisticsPace(model)
+        self._epoch_steps = self._resumed.get("epoch_steps", 0)
         if "pace" in self._resumed:
             self._pace.load_state_dict(self._resumed["pace"])
-        if self._strength is not None:
-            self._strength.start(trainer, pl_module)
+        if self._phase is not None:
+            self._phase.start(trainer, pl_module)
 
     # During the fit
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sets the strength or the chosen channels of the epoch."""
-        steps, self._epoch_began = trainer.global_step - self._epoch_began, trainer.global_step
-        first = self._strength.per_step(trainer.current_epoch) if self._strength is not None and not steps else 0.0
-        if self._pace is not None:
-            pl_module.log("sparsity/drift", self._pace.follow(steps, first), sync_dist=True)
-        if self._growing is not None:
-            # Nothing shrinks in the first epoch, so there always is an earlier one whose steps are known.
-            reached = self._growing.start_epoch(trainer.current_epoch, trainer.max_epochs or 1, self._epoch_steps)
-            self._epoch_steps = 0
-            pl_module.log("sparsity/chosen", reached, sync_dist=True)
-        else:
-            pl_module.log("sparsity/strength", self._strength_now(trainer), sync_dist=True)
+        assert self._phase is not None
+        assert self._pace is not None
+        steps, self._epoch_steps = self._epoch_steps, 0  # those of the epoch that is over
+        expected = 0.0 if steps else self._phase.per_step(trainer.current_epoch)
+        values = {"sparsity/drift": self._pace.follow(steps, expected)}
+        pl_module.log_dict(values | self._phase.start_epoch(trainer, steps, self._rests), sync_dist=True)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Adds the L1 term to, or reads the importance from, the complete gradients of the step."""
-        if self._growing is not None and not overflowed(trainer, optimizer):
-            self._growing.observe_gradients()
-        elif isinstance(self._l1, Subgradient):
-            owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            self._l1.add_to_gradients(self._strength_now(trainer), owned, self.beta_strength)
-
-    def _after_step(self, trainer: Trainer, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """A gradient scaler that skips a step does not get here."""
-        if isinstance(self._l1, Proximal):
-            self._l1.shrink(optimizer, self._strength_now(trainer), self.beta_strength)
+        self._look_who_rests()
+        if self._phase is not None:
+            self._phase.before_step(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """After an optimizer step: shrinks the chosen channels, and at the end of the fit makes them zero."""
-        if self._growing is None:
-            return
-        if trainer.global_step > self._step:
-            self._step = trainer.global_step
-            self._epoch_steps += 1
-            self._growing.shrink(*copies_of_target(trainer, pl_module, self.target))
-        if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
-            self._growing.finish(*copies_of_target(trainer, pl_module, self.target))
+        taken = self._steps is not None and self._steps.passed()
+        self._epoch_steps += taken
+        if self._phase is not None:
+            self._phase.batch_end(trainer, taken, lambda: copies_of_target(trainer, pl_module, self.target))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs how the gammas are distributed, and what a prune would leave."""
@@ -231,6 +220,8 @@ class GammaSparsity(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says what the phase did to the gammas, and what a prune would leave."""
+        if self._phase is not None:
+            self._phase.end(trainer, lambda: copies_of_target(trainer, pl_module, self.target))
         before, after = self.gammas_before, gamma_magnitudes(find_target(pl_module, self.target)).cpu()
         self.gammas_after, small = after, small_share(after)
         message = f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
@@ -244,15 +235,24 @@ class GammaSparsity(Callback):
 
     # After the fit
 
+    def prepared(self, selection: Selection) -> Selection:
+        """What a prune at the end of this fit can ask for.
+
+        Layers that rest stay, and where ``growing`` has been cut short, the selection is as far on its way as the
+        channels that have faded.
+        """
+        found = without(selection, self._rests)
+        return found if self._phase is None else self._phase.prepared(found)
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs, as plain tensors and numbers."""
         if self._left is not None:
             return self._left
-        state: dict[str, Any] = {"epoch_began": self._epoch_began, "epoch_steps": self._epoch_steps}
-        for name in ("growing", "strength", "pace"):
-            part = getattr(self, f"_{name}")
-            if part is not None:
-                state[name] = part.state_dict()
+        state: dict[str, Any] = {"epoch_steps": self._epoch_steps}
+        if self._phase is not None:
+            state[self._phase.name] = self._phase.state_dict()
+        if self._pace is not None:
+            state["pace"] = self._pace.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -272,24 +272,22 @@ class GammaSparsity(Callback):
         self._precision.give_back(trainer)
         if self._pace is not None:
             self._pace.give_back()
-        for hook in self._hooks:
-            hook.remove()
+        if self._steps is not None:
+            self._steps.stop()
         self._resumed = {}
         self._forget()
 
-    def _start_l1(self, trainer: Trainer, model: nn.Module, graph: ChannelGraph) -> str:
-        self._l1 = l1 = (Proximal if self.penalty == "proximal" else Subgradient)(model, graph, self.selection)
-        check_owners(trainer.optimizers, [id(p) for p in l1.parameters])
-        self._strength = Strength(self.strength, self.final_fraction, l1, self._share)
-        self._strength.load_state_dict(self._resumed.get("strength", {}))
-        if isinstance(l1, Proximal):
-            step = partial(self._after_step, trainer)
-            self._hooks = [optimizer.register_step_post_hook(step) for optimizer in trainer.optimizers]
-        return f"{self.penalty} L1 of strength {self.strength}, falling to {self.final_fraction:.0%} of it"
-
-    def _strength_now(self, trainer: Trainer) -> float:
-        assert self._strength is not None
-        return self._strength.at(trainer.current_epoch, trainer.max_epochs or 1)
+    def _look_who_rests(self) -> None:
+        """Once the gradients of a step are there: modes may have changed, layers may turn out to be unused."""
+        assert self._resting is not None
+        assert self._preview is not None
+        assert self._phase is not None
+        self._resting.observe()
+        rests = self._resting.names()
+        if rests != self._rests:
+            self._rests = rests
+            self._preview.selection = without(self.selection, rests)
+            self._phase.follow(self._preview.selection)
 
     def _share(self) -> float:
         """Share of the gammas that a prune would take; half of them where it cannot be foreseen."""
@@ -297,4 +295,7 @@ class GammaSparsity(Callback):
         return 0.5 if selected is None else selected.reached
 
     def _selected(self) -> Selected | None:
-        return None if self._preview is None else self._preview.select()
+        try:
+            return None if self._preview is None else self._preview.select()
+        except ValueError:  # so many layers have come to rest that it cannot be had
+            return None

@@ -17,12 +17,13 @@ class Preview:
         selection: What the prune will be asked for.
 
     Attributes:
+        selection: What the prune will be asked for; may be given anew.
         cost: Counts parameters and operations; None without an example input.
     """
 
     def __init__(self, pl_module: LightningModule, target: str | None, graph: ChannelGraph, selection: Selection):
         self._graph = graph
-        self._selection = selection
+        self.selection = selection
         self._model = find_target(pl_module, target)
         example = None if self._unforeseen else example_inputs(pl_module)
         self.cost = None if example is None else CostModel(self._model, graph, example)
@@ -36,11 +37,11 @@ class Preview:
         if self._unforeseen:
             return None
         scores = gamma_importance(self._model, self._graph)
-        return select(self._graph, scores, self._selection, self.cost)
+        return select(self._graph, scores, self.selection, self.cost)
 
     @property
     def _unforeseen(self) -> bool:
-        return self._selection.max_latency_ms is not None
+        return self.selection.max_latency_ms is not None
 
 
 def foreseen(selection: Selection, selected: Selected | None) -> str:

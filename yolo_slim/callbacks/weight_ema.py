@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer, WeightAveraging
+from yolo_slim.callbacks.taken_steps import TakenSteps
 
 
 class WeightEMA(WeightAveraging):
@@ -40,6 +41,7 @@ class WeightEMA(WeightAveraging):
         self.decay = decay
         self.tau = tau
         self._swapped = False
+        self._steps: TakenSteps | None = None
 
     @property
     def average_model(self) -> torch.nn.Module | None:
@@ -66,6 +68,11 @@ class WeightEMA(WeightAveraging):
             self._start(pl_module)
         else:
             self._average_model.to(pl_module.device)
+        self._steps = TakenSteps(trainer)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Says yes after an optimizer step, but not after one that a gradient scaler has skipped."""
+        return step_idx is not None and self._steps is not None and self._steps.passed()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Counts from the steps that a Trainer has taken in earlier fits."""
@@ -89,6 +96,7 @@ class WeightEMA(WeightAveraging):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Drops the average."""
         self._average_model = None
+        self._stop()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the average in."""
@@ -105,6 +113,12 @@ class WeightEMA(WeightAveraging):
         """Gives the module its own weights back when a validation is interrupted."""
         if self._swapped and (trainer.validating or trainer.sanity_checking):
             self.on_validation_epoch_end(trainer, pl_module)
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._steps is not None:
+            self._steps.stop()
+            self._steps = None
 
     def _start(self, pl_module: LightningModule) -> None:
         # An average of 16 bits would stand still: a step moves it by less than its last digit.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +11,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from ultralytics.engine.trainer import BaseTrainer
 
 from yolo_slim.detection.checkpoints import (
     DEFAULT_IMGSZ,
@@ -26,6 +23,7 @@ from yolo_slim.detection.checkpoints import (
 from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
 from yolo_slim.detection.metrics import DetectionScores
 from yolo_slim.detection.network import build_network, fit_classes, make_loss, set_loss_gains, trace_network
+from yolo_slim.detection.optimizers import make_optimizer
 from yolo_slim.detection.suppression import beside_labels, suppress
 from yolo_slim.pruning import ChannelGraph
 
@@ -76,6 +74,7 @@ class YOLODetector(LightningModule):
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
         self.save_hyperparameters(describe(self.net, imgsz or known_imgsz))
         self.scores = DetectionScores()
+        self._resumed: dict[str, Any] | None = None
         self._adopt_network()
 
     def _adopt_network(self) -> None:
@@ -117,6 +116,8 @@ class YOLODetector(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network that the checkpoint holds, so that its weights fit."""
         check_checkpoint(checkpoint, "the file")
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._resumed = next(iter(checkpoint.get("optimizer_states") or []), None)
         saved = checkpoint["hyper_parameters"]
         if self._names_given and len(saved["names"]) != len(self.hparams["names"]):
             raise ValueError(
@@ -145,23 +146,20 @@ class YOLODetector(LightningModule):
         self._accumulate_given = trainer.accumulate_grad_batches
         given = self._accumulate_given
         accumulate = given if given > 1 else max(round(hyp.nbs / batch), 1)
-        arguments = SimpleNamespace(**asdict(hyp))  # `auto` writes its choice into it
-        stub: Any = SimpleNamespace(args=arguments, data={"nc": self.net.model[-1].nc})
-        optimizer = BaseTrainer.build_optimizer(
-            stub,
+        optimizer, bias_rate = make_optimizer(
             self.net,
-            name=hyp.optimizer,
-            lr=hyp.lr0,
-            momentum=hyp.momentum,
+            hyp,
             decay=hyp.weight_decay * batch * accumulate / hyp.nbs,
-            iterations=math.ceil(len(loader.dataset) / max(batch, hyp.nbs)) * epochs,
+            steps=math.ceil(len(loader.dataset) / max(batch, hyp.nbs)) * epochs,
+            scaled=trainer.scaler is not None,
+            resumed=self._resumed,
         )
         batches = int(trainer.num_training_batches)
         self._warmup = WarmUp(
             batches=hyp.warmup_batches(batches, epochs),
             accumulate=min(accumulate, batches),
             momentum=(hyp.warmup_momentum, hyp.momentum),
-            bias_rate=arguments.warmup_bias_lr,
+            bias_rate=bias_rate,
         )
         if self._warmup.accumulate > 1 and getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
             raise MisconfigurationException(
@@ -182,6 +180,10 @@ class YOLODetector(LightningModule):
         """Starts with empty sums."""
         self._sums = torch.zeros(2, device=self.device)  # target scores and images since the last step
         self._pending = False
+        self._resumed = None
+        # Of this fit's schedule: the one that a checkpoint comes from may have been shorter.
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * self.hyp.rate_factor(self.trainer.current_epoch, self._epochs)
 
     def on_train_epoch_start(self) -> None:
         """Tells the data module which epoch it is: mosaic is closed for the last ones."""

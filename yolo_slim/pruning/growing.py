@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from yolo_slim.pruning.cost import CostModel
 from yolo_slim.pruning.graph import ChannelGraph
 from yolo_slim.pruning.importance import reduce_to_groups
 from yolo_slim.pruning.penalty import norm_at
+from yolo_slim.pruning.resting import without
 from yolo_slim.pruning.select import select
 from yolo_slim.pruning.selection import Selection
 from yolo_slim.pruning.taylor import gamma_terms
@@ -58,10 +60,17 @@ class Growing:
             costs.
         cost: Counts parameters and operations; needed by budgets and by ``per``.
 
+    Attributes:
+        chosen: Bool (num_groups,), the groups that fade or are at zero.
+        share: How far these are on the way to the selection, in [0, 1].
+        dense: What the dense model costs, by the names of the budgets; empty without ``cost``.
+
     Raises:
         ValueError: If the selection asks for a latency, or ``cost`` is missing.
     """
 
+    #: Newly chosen gammas of which no more is left than this count as faded.
+    FADED = 1e-2
     #: What is left of a newly chosen gamma after one epoch of shrinking.
     EPOCH_FACTOR = 1e-3
     #: Weight of the newest step in the running mean of the importance.
@@ -76,10 +85,14 @@ class Growing:
         self.graph = graph
         self.selection = selection
         self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)
+        self.share = 0.0
         self._cost = cost
-        self._dense = (
+        self.dense = (
             {} if cost is None else {"max_params": cost.params(self.chosen), "max_flops": cost.flops(self.chosen)}
         )
+        self._held = self.chosen  # what is at zero, and its share of the way
+        self._held_share = self._left = 0.0
+        self._shrink = 1.0
         self._gammas = [
             g for g in graph.prunable_gammas(selection.shortcuts, selection.ignore) if bool(g.prunable.any())
         ]
@@ -90,25 +103,30 @@ class Growing:
 
     @torch.no_grad()
     def observe_gradients(self) -> None:
-        """Updates the running importance from the complete, finite gradients of one optimizer step."""
+        """Updates the running importance from the complete gradients of one optimizer step, if they are finite."""
         squares = gamma_terms(self._norms)
+        finite = torch.stack([square.isfinite().all() for square in squares]).all()
         if self._taylor:
+            # Without asking whether it is so, which would have a GPU's queue run empty in every step.
+            squares = [torch.where(finite, new, old) for new, old in zip(squares, self._taylor, strict=True)]
             torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
-        else:
+        elif bool(finite):
             self._taylor = squares
 
-    def start_epoch(self, epoch: int, epochs: int, steps: int) -> float:
+    def start_epoch(self, epoch: int, epochs: int, steps: int, resting: Collection[str] = ()) -> float:
         """Chooses the channels of this epoch.
 
         Args:
             epoch: Index of the epoch.
             epochs: Number of epochs of the fit.
             steps: Optimizer steps that this epoch will have, at least 1.
+            resting: Names of BatchNorm layers whose channels are left alone, unless they have been chosen before.
 
         Returns:
             The share of the prunable channels that is chosen, in [0, 1).
         """
-        before = self.chosen
+        before = self._held = self.chosen
+        self._held_share = self.share
         share = growing_ratio(epoch, epochs, 1.0)
         reached = 0.0
         if share > 0 and self._taylor:
@@ -116,9 +134,13 @@ class Growing:
             scores = reduce_to_groups(self.graph, per_gamma, reduction="sum")
             # What is already zero stays chosen: its importance is zero, and floors are filled from the others first.
             scores[before] = -1.0
-            selected = select(self.graph, scores, self.selection.scaled(share, self._dense), self._cost)
-            self.chosen, reached = selected.dropped.cpu(), selected.reached
-        shrink = self.EPOCH_FACTOR ** (1 / max(1, steps))
+            left = [name for name in resting if not bool(before[self.graph.gammas[name].cpu()].any())]
+            asked = without(self.selection, left).scaled(share, self.dense)
+            if any(bool(g.prunable.any()) for g in self.graph.prunable_gammas(asked.shortcuts, asked.ignore)):
+                selected = select(self.graph, scores, asked, self._cost)
+                self.chosen, self.share, reached = selected.dropped.cpu(), share, selected.reached
+        self._left, shrink = 1.0, self.EPOCH_FACTOR ** (1 / max(1, steps))
+        self._shrink = shrink
         per_group = torch.ones(self.graph.num_groups)
         per_group[self.chosen] = shrink
         per_group[self.chosen & before] = 0.0
@@ -128,6 +150,7 @@ class Growing:
     @torch.no_grad()
     def shrink(self, *models: nn.Module) -> None:
         """After an optimizer step: shrinks the chosen gammas and betas of each of the given copies of the model."""
+        self._left *= self._shrink
         for model in models:
             values, factors = self._fading(model)
             if values:
@@ -137,10 +160,21 @@ class Growing:
         """At the last step of the fit: everything that is chosen becomes exactly zero."""
         self._set_factors((~self.chosen).float())
         self.shrink(*models)
+        self._left = 0.0
+
+    def stop(self, *models: nn.Module) -> None:
+        """At the end of a fit that ends early: what has faded becomes exactly zero, the rest is given up.
+
+        Channels that began to fade in the epoch that was cut short keep what they have; ``chosen`` and ``share`` are
+        those of the epoch before then.
+        """
+        if self._left > self.FADED:
+            self.chosen, self.share = self._held, self._held_share
+        self.finish(*models)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors from which a resumed fit goes on."""
-        return {"chosen": self.chosen, "taylor": list(self._taylor)}
+        return {"chosen": self.chosen, "share": self.share, "taylor": list(self._taylor)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave.
@@ -156,7 +190,7 @@ class Growing:
                 f"the saved state of the growing penalty has {len(chosen)} channel groups, this model has "
                 f"{len(self.chosen)}; resume with the model and selection that the fit was started with"
             )
-        self.chosen = chosen.cpu()
+        self.chosen, self.share = chosen.cpu(), float(state.get("share", 1.0))
         self._taylor = [t.to(n.weight.device) for t, n in zip(taylor, self._norms, strict=True)] if taylor else []
 
     def _set_factors(self, per_group: Tensor) -> None:

@@ -56,10 +56,15 @@ class PenalisedGammas:
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> None:
+        self._model, self._graph = model, graph
+        self.follow(selection)
+
+    def follow(self, selection: Selection) -> None:
+        """Acts on the gammas that this selection ranks from here on."""
         self._gammas: list[tuple[nn.Parameter, Tensor | None]] = []
         self._betas: list[tuple[nn.Parameter, Tensor | None]] = []
-        for gamma in graph.prunable_gammas(selection.shortcuts, selection.ignore):
-            norm = norm_at(model, gamma.module)
+        for gamma in self._graph.prunable_gammas(selection.shortcuts, selection.ignore):
+            norm = norm_at(self._model, gamma.module)
             if not bool(gamma.prunable.any()):
                 continue
             mask = None if bool(gamma.prunable.all()) else gamma.prunable.to(norm.weight.device, norm.weight.dtype)
@@ -75,7 +80,7 @@ class PenalisedGammas:
     def magnitudes(self) -> Tensor:
         """|gamma| of every channel that is penalised, float32 (channels,)."""
         found = [w.detach().abs().float() if m is None else w.detach().abs().float()[m > 0] for w, m in self._gammas]
-        return torch.cat(found)
+        return torch.cat(found) if found else torch.zeros(0)
 
     def _due(self, owned: Collection[int], beta: bool = False) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Values and gradients of what an optimizer is about to update or has updated; indices of masks with them."""

@@ -25,14 +25,14 @@ class Taylor:
             taylor.observe()
         scores = taylor.scores()
 
-    A loss that is scaled for mixed precision scales all scores alike, as long as the scale stays the same.
+    Gradients are read as they are: unscale those of mixed precision first.
 
     Args:
         model: the model the graph was traced on; its own gradients are read.
         graph: its channel graph.
 
     Attributes:
-        batches: number of calls to :meth:`observe`.
+        batches: number of batches whose gradients were finite.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
@@ -45,7 +45,7 @@ class Taylor:
 
     @torch.no_grad()
     def observe(self) -> None:
-        """Adds the term of the gradients that a backward has just left in the model.
+        """Adds the term of the gradients that a backward has just left in the model, if all of them are finite.
 
         Raises:
             ValueError: if no layer has a gradient.
@@ -57,6 +57,8 @@ class Taylor:
                 found[i] = _filter_terms(filters)
         if not found:
             raise ValueError("no layer has a gradient: call observe() after loss.backward(), before zero_grad()")
+        if not torch.stack([squares.isfinite().all().cpu() for squares in found.values()]).all():
+            return
         for i, squares in found.items():
             squares = squares.double()
             self._sums[i] = self._sums[i] + squares if i in self._sums else squares
@@ -76,7 +78,7 @@ class Taylor:
             ValueError: if nothing was observed, or an argument is unknown.
         """
         if not self.batches:
-            raise ValueError("Taylor has observed no gradients: call observe() after each backward")
+            raise ValueError("Taylor has observed no finite gradients: call observe() after each backward")
         return combined(self._graph, self._values(), reduction, normalise)
 
     def _values(self) -> Iterator[Values]:
