@@ -10,7 +10,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from yolo_slim import fit_parts, recipe
+from yolo_slim import fit_parts, recipe, recipe_results
 from yolo_slim.main import main
 
 PHASES = ("baseline", "sparse", "prune", "finetune")
@@ -157,9 +157,6 @@ def test_other_settings_under_the_same_name_are_refused(straight, config, monkey
         ("recipe.yaml", "give this run another --name"),
         ("baseline/result.yaml", "delete it and start again"),
         ("finetune/result.yaml", "delete it and start again"),
-        ("baseline/best.ckpt", "delete runs/slim/baseline to have that phase run again"),
-        ("sparse/last.ckpt", "delete runs/slim/sparse to have that phase run again"),
-        ("prune/slim.ckpt", "delete runs/slim/prune to have that phase run again"),
         ("prune/pruning.yaml", "delete it, and the page comes without"),
     ],
 )
@@ -179,6 +176,70 @@ def test_a_damaged_file_of_an_earlier_start(straight, config, monkeypatch, capsy
     assert file in line
     assert expected in line
     assert sorted(straight.rglob("*")) == before
+
+
+def test_the_other_checkpoint_of_a_phase_takes_the_place_of_a_damaged_one(straight, config, monkeypatch, capsys):
+    monkeypatch.chdir(straight.parents[1])
+    names = ("baseline/best.ckpt", "sparse/last.ckpt", "prune/slim.ckpt", "finetune/best.ckpt")
+    raw = {name: (straight / name).read_bytes() for name in names}
+    slim = torch.load(straight / "prune/slim.ckpt", weights_only=True)["state_dict"]
+    for name, content in raw.items():
+        (straight / name).write_bytes(content[: len(content) // 2])
+    try:
+        main(["slim", "-c", str(config)])
+        again = torch.load(straight / "prune/slim.ckpt", weights_only=True)["state_dict"]
+    finally:
+        for name, content in raw.items():
+            (straight / name).write_bytes(content)
+    said = "".join(capsys.readouterr())
+    for name, other in (("baseline/best", "last"), ("sparse/last", "best"), ("finetune/best", "last")):
+        assert f"{name}.ckpt" in said
+        assert f"{name.split('/')[0]}/{other}.ckpt takes its place" in said
+    assert "slim.ckpt" in said
+    assert "pruned again" in said
+    assert {name: value.shape for name, value in again.items()} == {name: value.shape for name, value in slim.items()}
+
+
+def test_a_phase_without_a_sound_checkpoint_says_what_to_delete(straight, config, monkeypatch, capsys):
+    monkeypatch.chdir(straight.parents[1])
+    files = [straight / "baseline" / name for name in ("best.ckpt", "last.ckpt")]
+    raw = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(b"")
+    try:
+        with pytest.raises(SystemExit):
+            main(["slim", "-c", str(config)])
+    finally:
+        for file, content in zip(files, raw, strict=True):
+            file.write_bytes(content)
+    assert "delete runs/slim/baseline to have that phase run again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("at", ["write", "unlink"])
+def test_metrics_are_joined_whenever_a_kill_comes(tmp_path, monkeypatch, at):
+    """Each epoch once, and none lost: the part that has an epoch last counts."""
+    header = "epoch,step,val/map,lr"
+    (tmp_path / "metrics-1.csv").write_text(f"{header}\n0,3,0.1,\n1,6,0.2,\n2,,,0.0")  # cut off in epoch 2
+    (tmp_path / "metrics-2.csv").write_text(f"{header}\n1,6,0.25,\n2,9,0.3,\n")
+    (tmp_path / "metrics.csv").write_text("epoch,step,val/map\n2,9,0.35\n3,12,0.4\n")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments, **keywords):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*((Path, "unlink") if at == "unlink" else (recipe_results.csv.DictWriter, "writerows")), killed)
+        with pytest.raises(Killed):
+            recipe_results.merge_metrics(tmp_path)
+    recipe_results.set_metrics_aside(tmp_path)  # the next start
+    (tmp_path / "metrics.csv").write_text("epoch,step,val/map\n3,12,0.4\n4,15,0.5\n")
+    recipe_results.merge_metrics(tmp_path)
+    with (tmp_path / "metrics.csv").open() as stream:
+        rows = [(row["epoch"], row["val/map"]) for row in csv.DictReader(stream)]
+    assert rows == [("0", "0.1"), ("1", "0.25"), ("2", "0.35"), ("3", "0.4"), ("4", "0.5")]
+    assert [file.name for file in tmp_path.glob("*.csv")] == ["metrics.csv"]
 
 
 def test_interrupted_by_the_user_goes_on(config, tmp_path, monkeypatch, capsys):

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from yolo_slim import callbacks, fit_parts, launch
+from yolo_slim.checkpoint_io import keep_whole
 from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
@@ -104,6 +105,7 @@ class SlimCLI(LightningCLI):
         saver = trainer.checkpoint_callback
         if isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
             saver.dirpath = str(folder)
+        keep_whole(trainer, folder)
         return trainer
 
 
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str]) -> None:
         cli = _Prepared(arguments)
         cli.run()
     except BaseException as stop:
-        if cli is not None and cli.run_folder is not None and launch.rank() == 0:
+        if cli is not None and cli.run_folder is not None and launch.rank() == 0 and not cli.trainer.current_epoch:
             discard_untrained(cli.run_folder)
         if isinstance(stop, SystemExit) and cli is not None and cli.trainer.interrupted:  # Lightning's answer to Ctrl-C
             last = cli.run_folder / "last.ckpt" if cli.run_folder else None

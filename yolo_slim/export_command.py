@@ -20,6 +20,7 @@ from yolo_slim.detection.export import export_network
 from yolo_slim.detection.export_formats import OURS, ExportOptions, check_formats, split_formats
 from yolo_slim.detection.exported import ExportedDetector, scores
 from yolo_slim.detection.stock import save_ultralytics
+from yolo_slim.files import write_whole
 from yolo_slim.pruning import latency
 from yolo_slim.reporting.tables import ExportRow, exports_markdown, exports_table
 from yolo_slim.run_folder import discard_untrained, new_run_folder
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         discard_untrained(folder)
         raise
     Console().print(exports_table(rows))
-    (folder / "results.md").write_text(exports_markdown(rows) + "\n" + note(options, data) + "\n", encoding="utf-8")
+    write_whole(folder / "results.md", exports_markdown(rows) + "\n" + note(options, data) + "\n")
     print(note(options, data))
     print(f"Everything is in {folder}: " + ", ".join(sorted(file.name for file in folder.iterdir())))
 

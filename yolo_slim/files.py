@@ -24,24 +24,41 @@ def whole(path: str | Path) -> Iterator[Path]:
         A path in the same folder, and so on the same file system, of a file that does not exist yet.
 
     Raises:
-        OSError: If the folder cannot be written to, or is full.
+        OSError: If the folder cannot be written to, or is full; the message names the file.
     """
-    path = Path(os.path.realpath(path))
-    _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_ENDING}")
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{_ENDING}")
     try:
+        _remove_leftovers(target)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # some file systems replace first and write later
-        os.replace(temporary, path)
+        os.replace(temporary, target)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(
+            f"{path} cannot be written ({why}); what was there before is unchanged: make room, or give another folder"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Writes text, as UTF-8, or bytes to a file that appears whole or not at all; see :func:`whole`."""
     with whole(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def inside(path: str, folders: list[Path]) -> bool:
+    """Whether a path, with all its links and ``..`` followed, is that of something below one of the folders.
+
+    An address such as ``s3://bucket/file`` is not.
+    """
+    if "://" in path or "\0" in path:
+        return False
+    real = Path(os.path.realpath(path))
+    return any(Path(os.path.realpath(folder)) in real.parents for folder in folders)
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -56,8 +56,8 @@ def loggers(folder: Path) -> list[Logger]:
 
 #: ``best.ckpt``: the epoch of the highest mAP.
 BEST: dict[str, Any] = {"filename": "best", "monitor": "val/map", "mode": "max", "enable_version_counter": False}
-#: ``last.ckpt``: every epoch. Lightning's ``save_last`` writes only when there is a new best.
-LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
+#: ``last.ckpt``: every epoch, validated or not. Lightning's ``save_last`` writes only when there is a new best.
+LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": True}
 
 
 def checkpoints(folder: Path) -> list[Callback]:

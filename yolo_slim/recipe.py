@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +15,11 @@ from lightning.pytorch.callbacks import Callback
 from yolo_slim import fit_parts, launch
 from yolo_slim.callbacks import WeightEMA
 from yolo_slim.callbacks.channel_pruning import needs_example
+from yolo_slim.checkpoint_io import keep_whole
 from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.metrics import SCORE_NAMES
+from yolo_slim.files import write_whole
 from yolo_slim.prune_command import prune_file
 from yolo_slim.pruning.prune import check
 from yolo_slim.recipe_results import merge_metrics, read_result, set_metrics_aside, write_results
@@ -91,17 +93,15 @@ class Recipe:
 
     def _train(self, phase: str, weights: str | None) -> str:
         folder = self.folder / phase
-        kept = folder / PHASES[phase][1]
-        if (folder / RESULT).is_file():
-            return _sound(kept, load_network)
+        if (folder / RESULT).is_file() and (kept := self._kept(phase)) is not None:
+            return kept
         parts = self.instantiate()
         settings = parts[phase]
         self._say(f"{phase}: {settings.epochs} epochs")
         seed_everything(parts.seed, workers=True, verbose=False)
         detector = YOLODetector(parts.model.model, parts.data.names, weights, parts.data.imgsz, settings.hyp)
         extra: list[Callback] = [settings.sparsity] if phase == "sparse" else []
-        last = folder / "last.ckpt"
-        resumed = _sound(last, check_resumable) if last.is_file() else None
+        resumed = _sound(_beside(folder / "last.ckpt"), check_resumable)
         if launch.rank() == 0:
             set_metrics_aside(folder)
         started = time.time()
@@ -121,13 +121,20 @@ class Recipe:
         if launch.rank() == 0:
             merge_metrics(folder)
         self._say(f"{phase}: {time.time() - started:.0f} s")
-        return str(kept)
+        kept = self._kept(phase)
+        assert kept is not None, "a fit leaves its last epoch"
+        return kept
 
     def _prune(self, weights: str) -> str:
         folder = self.folder / "prune"
         slim = folder / PHASES["prune"][1]
         if slim.is_file():
-            return _sound(slim, load_network)
+            try:
+                load_network(slim)
+            except (ValueError, OSError) as error:
+                self._say(f"{error}: it is pruned again")
+            else:
+                return str(slim)
         self._say(f"prune: {self.given.prune.selection}")
         if launch.rank() == 0:
             folder.mkdir(exist_ok=True)
@@ -156,25 +163,39 @@ class Recipe:
             f"{result['small_gammas']:.1%} of the gammas below 1e-2"
         )
         file.parent.mkdir(exist_ok=True)
-        temporary = file.with_name(f".result.{os.getpid()}")
-        temporary.write_text(yaml.safe_dump(result, sort_keys=False))
-        os.replace(temporary, file)
+        write_whole(file, yaml.safe_dump(result, sort_keys=False))
 
     def _results(self) -> list[StateRow]:
         files = {p: self.folder / p / RESULT for p in PHASES}
         results = {p: read_result(f) for p, f in files.items() if f.is_file()}
         data = self.given.data
-        times = latencies({p: r["checkpoint"] for p, r in results.items()}, data.imgsz)
+        paths: dict[str, str] = {}
+        for phase, result in results.items():
+            recorded = Path(result["checkpoint"])
+            kept = _beside(self.folder / phase / PHASES[phase][1])
+            paths[phase] = _sound([recorded, *kept], load_network) or str(recorded)
+        times = latencies(paths, data.imgsz)
         fields = ("state", "parameters", "gflops", *SCORE_NAMES, "small_gammas")
         rows = [StateRow(**{k: r[k] for k in fields}, latency_ms=times[p]) for p, r in results.items()]
-        write_results(self.folder, rows, {r["state"]: r["checkpoint"] for r in results.values()}, data.data, data.imgsz)
+        write_results(self.folder, rows, {r["state"]: paths[p] for p, r in results.items()}, data.data, data.imgsz)
         return rows
+
+    def _kept(self, phase: str) -> str | None:
+        """The checkpoint of a phase that the next one goes on with; None where it has to be trained once more.
+
+        In place of its best epoch a phase can give its last one. The last epoch of a sparse phase is what it was
+        trained for, so that it is trained again from the best one.
+        """
+        found = _sound(_beside(self.folder / phase / PHASES[phase][1]), load_network)
+        return found if found is None or phase != "sparse" or Path(found).name == PHASES[phase][1] else None
 
     @staticmethod
     def _trainer(parts: Any, **own: Any) -> Trainer:
         shared = {k: v for k, v in vars(parts.trainer).items() if v is not None}
         bar = fit_parts.quiet_bar(shared.pop("enable_progress_bar", None))
-        return Trainer(**{**shared, "num_sanity_val_steps": 0, "enable_model_summary": False, **bar, **own})
+        trainer = Trainer(**{**shared, "num_sanity_val_steps": 0, "enable_model_summary": False, **bar, **own})
+        keep_whole(trainer, Path(trainer.default_root_dir))
+        return trainer
 
     @staticmethod
     def _say(text: str) -> None:
@@ -182,10 +203,29 @@ class Recipe:
             print(f"== {text}", flush=True)
 
 
-def _sound(path: Path, check: Callable[[Path], Any]) -> str:
-    """The path of a checkpoint that an earlier start has left, if it can be used."""
-    try:
-        check(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{error}. Or delete {path.parent} to have that phase run again") from error
-    return str(path)
+def _beside(path: Path) -> list[Path]:
+    """A checkpoint of a phase, and the other one that the phase keeps."""
+    return [path, path.with_name("last.ckpt" if path.name == "best.ckpt" else "best.ckpt")]
+
+
+def _sound(paths: list[Path], check: Callable[[Path], Any]) -> str | None:
+    """The first of the checkpoints, which an earlier start has left, that can be used; None if there is none at all.
+
+    Raises:
+        ValueError: If there are some, and none can be used.
+    """
+    first: Exception | None = None
+    for path in paths:
+        if not path.exists():
+            continue
+        try:
+            check(path)
+        except (ValueError, OSError) as error:
+            first = first or error
+            continue
+        if first is not None and launch.rank() == 0:
+            print(f"{first}. {path} takes its place", file=sys.stderr)
+        return str(path)
+    if first is not None:
+        raise ValueError(f"{first}. Or delete {paths[0].parent} to have that phase run again") from first
+    return None

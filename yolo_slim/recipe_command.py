@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from yolo_slim import launch
 from yolo_slim.callbacks import GammaSparsity
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.hyperparameters import Hyperparameters
+from yolo_slim.files import write_whole
 from yolo_slim.prune_command import add_prune_arguments
 from yolo_slim.recipe import Recipe
 from yolo_slim.recipe_results import read_mapping
-from yolo_slim.run_folder import discard_untrained, sanitize
+from yolo_slim.run_folder import discard_untrained, make, sanitize
 from yolo_slim.verb_parser import verb_parser
 
 #: What a run of the recipe was started with.
@@ -101,10 +102,9 @@ def _open(folder: Path, settings: dict[str, Any]) -> None:
     if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and is no run of 'slim'; give this one another --name")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".recipe.{os.getpid()}"
-        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
-        os.replace(temporary, file)
+        with suppress(FileExistsError):
+            make(folder)
+        write_whole(file, yaml.safe_dump(settings, sort_keys=False))
     except OSError as error:
         why = error.strerror or str(error)
         raise ValueError(f"cannot make the run folder {folder} ({why}): give another --project or --name") from error

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from yolo_slim.detection.checkpoints import load_network
 from yolo_slim.detection.metrics import SCORE_NAMES
+from yolo_slim.files import whole, write_whole
 from yolo_slim.pruning.penalty import gamma_magnitudes
 from yolo_slim.reporting.html import write_report
 from yolo_slim.reporting.plots import gamma_histograms, training_curves
@@ -36,7 +37,7 @@ def write_results(
         data: What it was trained on, for the page.
         imgsz: Side of the images in pixels.
     """
-    (folder / "results.md").write_text(states_markdown(rows))
+    write_whole(folder / "results.md", states_markdown(rows))
     pruning = folder / "prune" / "pruning.yaml"
     remedy = "delete it, and the page comes without the table of its layers"
     layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
@@ -81,27 +82,46 @@ def set_metrics_aside(folder: Path) -> None:
     """Before a fit is resumed: keeps the metrics it has logged, which a new logger would delete."""
     file = folder / METRICS
     if file.is_file():
-        number = len(list(folder.glob("metrics-*.csv"))) + 1
-        file.rename(folder / f"metrics-{number}.csv")
+        file.rename(folder / f"metrics-{max(_numbered(folder), default=0) + 1}.csv")
 
 
 def merge_metrics(folder: Path) -> None:
-    """After a fit: joins what its interrupted parts have logged to one ``metrics.csv``."""
-    parts = sorted(folder.glob("metrics-*.csv"), key=lambda p: int(p.stem.split("-")[1]))
-    if not parts:
+    """After a fit: joins what its interrupted parts have logged to one ``metrics.csv``, each epoch once.
+
+    An epoch that was interrupted has been trained again: the part that has it last counts. A kill at any moment loses
+    nothing, since the parts are there until all of them stand in one file.
+    """
+    numbered = _numbered(folder)
+    if not numbered:
         return
-    rows = []
-    for part in [*parts, folder / METRICS]:
+    epochs: dict[int, list[dict[str, str]]] = {}
+    for part in [*(numbered[number] for number in sorted(numbered)), folder / METRICS]:
         if part.is_file():
-            with part.open(newline="") as stream:
-                rows += list(csv.DictReader(stream))
+            epochs |= _epochs(part)
+    rows = [row for epoch in sorted(epochs) for row in epochs[epoch]]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with (folder / METRICS).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, names)
+    with whole(folder / METRICS) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    for part in parts:
-        part.unlink()
+    for part in numbered.values():
+        part.unlink(missing_ok=True)
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The parts that have been set aside, by their numbers."""
+    return {int(p.stem.split("-")[1]): p for p in folder.glob("metrics-*.csv") if p.stem.split("-")[1].isdecimal()}
+
+
+def _epochs(file: Path) -> dict[int, list[dict[str, str]]]:
+    """The rows of a file by epoch; without a row that a kill has cut off, whose epoch is trained again."""
+    found: dict[int, list[dict[str, str]]] = {}
+    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+        for row in csv.DictReader(stream):
+            epoch = row.get("epoch") or ""
+            if epoch.isdecimal() and None not in row and None not in row.values():
+                found.setdefault(int(epoch), []).append(row)
+    return found
 
 
 def _plots(folder: Path, checkpoints: Mapping[str, str]) -> dict[str, Path]:

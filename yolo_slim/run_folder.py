@@ -19,6 +19,8 @@ RUN_DIR = "YOLO_SLIM_RUN_DIR"
 _WAIT = timedelta(seconds=60)
 #: In the run folder while the run lasts: which ``srun`` it belongs to.
 _MARK = ".launch"
+#: The folders that this process has made; no other is ever removed.
+_made: set[Path] = set()
 
 
 def sanitize(name: str) -> str:
@@ -74,22 +76,40 @@ def new_run_folder(project: str | Path, name: str) -> Path:
 
 
 def discard_untrained(folder: Path) -> None:
-    """Removes the folder of a run that failed before it had a checkpoint, and its project if that is empty then."""
-    if any(folder.rglob("*.ckpt")):
+    """Removes the folder of a run that failed before it had a checkpoint, and its project if that is empty then.
+
+    Folders that this process has not made itself stay as they are.
+    """
+    if folder not in _made or any(folder.rglob("*.ckpt")):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        folder.parent.rmdir()
+    for parent in folder.parents:
+        if parent in _made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def make(folder: Path) -> None:
+    """Makes a folder, with those that it lies in, and remembers which of them are new.
+
+    Raises:
+        FileExistsError: If it exists.
+    """
+    for parent in reversed(folder.parents):
+        with suppress(FileExistsError):
+            parent.mkdir()
+            _made.add(parent)
+    folder.mkdir()
+    _made.add(folder)
 
 
 def _create(candidate: Path) -> Path:
     """Makes the first free one of ``candidate``, ``candidate-2``, ...; ``mkdir`` decides between racing processes."""
     try:
-        candidate.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
             folder = candidate if number == 1 else candidate.with_name(f"{candidate.name}-{number}")
             try:
-                folder.mkdir()
+                make(folder)
             except FileExistsError:
                 continue
             return folder

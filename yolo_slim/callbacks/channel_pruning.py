@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -30,6 +30,7 @@ from yolo_slim.callbacks.gamma_sparsity import GammaSparsity
 from yolo_slim.callbacks.same_prune import prune_alike
 from yolo_slim.callbacks.taken_steps import TakenSteps
 from yolo_slim.callbacks.target import example_inputs, find_target, make_selection, trace_target
+from yolo_slim.files import write_whole
 from yolo_slim.pruning import (
     ChannelGraph,
     Importance,
@@ -111,23 +112,11 @@ def save_slim(pl_module: LightningModule, report: PruningReport, folder: str | P
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     report.plan.save(folder / "plan.yaml")
-    _write(folder / "pruning.yaml", yaml.safe_dump(report.to_dict(), sort_keys=False).encode())
-    temporary = folder / f".slim.{os.getpid()}.ckpt"
-    try:
-        torch.save(slim_checkpoint(pl_module), temporary)
-        os.replace(temporary, folder / "slim.ckpt")
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(folder / "pruning.yaml", yaml.safe_dump(report.to_dict(), sort_keys=False))
+    content = io.BytesIO()
+    torch.save(slim_checkpoint(pl_module), content)
+    write_whole(folder / "slim.ckpt", content.getvalue())
     return folder / "slim.ckpt"
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +20,8 @@ from yolo_slim.detection.network import build_network, size_attributes
 from yolo_slim.detection.opening import UnknownName, is_trusted, read_inert, read_plain
 from yolo_slim.detection.rebuild import class_names, first_reason, rebuild
 from yolo_slim.detection.sizes import apply_sizes, expect_tensors
+from yolo_slim.detection.training_state import PARTS, check_training_state
+from yolo_slim.files import write_whole
 from yolo_slim.pruning import structure_of
 
 #: Name of the network inside a detector, and so the prefix of its entries in a state dict.
@@ -132,13 +134,9 @@ def save_weights(net: DetectionModel, path: str | Path, imgsz: int, half: bool =
 
 def save_whole(content: Any, path: str | Path) -> None:
     """``torch.save`` to a file that appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # torch itself does not survive a full disk
+    torch.save(content, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def check_checkpoint(checkpoint: Any, name: object) -> None:
@@ -190,12 +188,16 @@ def check_resumable(path: str | Path) -> int:
         ValueError: If it is no sound checkpoint of a detector, or holds weights alone.
     """
     checkpoint = read_checkpoint(path)
-    if not {"optimizer_states", "lr_schedulers", "loops", "callbacks"} <= checkpoint.keys():
+    if not PARTS.keys() & checkpoint.keys():
         raise ValueError(
             f"{path} holds weights but no state of a training to go on with; start a new training from it with "
             "--model.weights"
         )
     _load_lightning(checkpoint, Path(path))
+    try:
+        check_training_state(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return int(checkpoint["epoch"]) + 1
 
 

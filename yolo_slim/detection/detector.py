@@ -25,6 +25,7 @@ from yolo_slim.detection.metrics import DetectionScores
 from yolo_slim.detection.network import build_network, fit_classes, make_loss, set_loss_gains, trace_network
 from yolo_slim.detection.optimizers import make_optimizer
 from yolo_slim.detection.suppression import beside_labels, suppress
+from yolo_slim.detection.training_state import check_training_state
 from yolo_slim.pruning import ChannelGraph
 
 
@@ -117,7 +118,8 @@ class YOLODetector(LightningModule):
         """Rebuilds the network that the checkpoint holds, so that its weights fit."""
         check_checkpoint(checkpoint, "the file")
         if self._trainer is not None and self._trainer.state.fn == "fit":
-            self._resumed = next(iter(checkpoint.get("optimizer_states") or []), None)
+            check_training_state(checkpoint, self._trainer)
+            self._resumed = checkpoint["optimizer_states"][0]
         saved = checkpoint["hyper_parameters"]
         if self._names_given and len(saved["names"]) != len(self.hparams["names"]):
             raise ValueError(

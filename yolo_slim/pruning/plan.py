@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from torch import Tensor
 
+from yolo_slim.files import write_whole
 from yolo_slim.pruning.graph import ChannelGraph
 
 
@@ -72,7 +73,7 @@ class PruningPlan:
     def save(self, path: str | Path) -> None:
         """Writes the plan as YAML, one line per side."""
         text = yaml.safe_dump(self.to_dict(), default_flow_style=None, sort_keys=False, width=2**20)
-        Path(path).write_text(text, encoding="utf-8")
+        write_whole(path, text)
 
     @classmethod
     def load(cls, path: str | Path) -> PruningPlan:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from yolo_slim.files import write_whole
 from yolo_slim.reporting.tables import LAYERS_HEADER, STATES_HEADER, Layer, StateRow, layers_cells, states_cells
 
 _STYLE = """
@@ -57,7 +57,7 @@ def write_report(
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
-    _write_whole(Path(path), page)
+    write_whole(path, page)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -75,13 +75,3 @@ def _figure(caption: str, image: Path) -> str:
     source = f"data:image/png;base64,{b64encode(content).decode()}"
     text = escape(caption)
     return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes beside the target and renames, so that a reader never sees half a page."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

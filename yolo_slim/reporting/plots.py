@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from yolo_slim.files import whole
 from yolo_slim.pruning.penalty import SMALL_GAMMA
 
 _SMALLEST = 1e-5  # left end of the logarithmic axis; zeros are drawn there
@@ -49,7 +50,8 @@ def gamma_histograms(before: ArrayLike, after: ArrayLike, path: str | Path) -> N
     axes.set_title("Gammas before and after the sparse phase")
     axes.set_ylim(bottom=0.8)
     axes.legend(loc="upper center", framealpha=1)
-    figure.savefig(path, format="png", dpi=120)
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def training_curves(csv_paths: Mapping[str, Path], path: str | Path) -> None:
@@ -80,7 +82,8 @@ def training_curves(csv_paths: Mapping[str, Path], path: str | Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, format="png", dpi=120)
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _absolute(gammas: ArrayLike, name: str) -> np.ndarray:
