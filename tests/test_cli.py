@@ -154,7 +154,7 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["fit", "DATA", "--model.weights", "nothing.ckpt"], "weights file nothing.ckpt does not exist"),
         (["fit", "DATA", "--model.model", "yolov8q"], "model 'yolov8q' not found"),
         (["fit", "DATA", "--model.hyp.lr0", "-1"], "hyp.lr0=-1.0 is out of range"),
-        (["fit", "DATA", "--data.imgsz", "100"], "is not a positive multiple of 32"),
+        (["fit", "DATA", "--data.imgsz", "100"], "imgsz=100: expected a positive multiple of 32 up to 8192"),
         (["validate", "DATA", "--ckpt_path", "nothing.ckpt"], "nothing.ckpt"),
         (["prune", "--model.weights", "nothing.ckpt"], "weights file nothing.ckpt does not exist"),
         (["prune", "--model.weights", "BASE", "--selection.ratio", "1"], "ratio=1"),

@@ -13,9 +13,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from yolo_slim import callbacks, fit_parts, launch
 from yolo_slim.checkpoint_io import keep_whole
-from yolo_slim.detection.checkpoints import check_resumable, load_network
+from yolo_slim.detection.checkpoints import check_resumable, expect_given, load_network
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.image_size import choose_imgsz
 from yolo_slim.detection.predict import PredictionWriter
 from yolo_slim.run_folder import discard_untrained, new_run_folder
 
@@ -58,6 +59,10 @@ class SlimCLI(LightningCLI):
             ValueError: If it does not serve the verb, or if there is none.
         """
         checkpoint, model = self._get(self.config, "ckpt_path"), self._get(self.config, "model")
+        data, saver = self._get(self.config, "data"), self._get(self.config, "checkpoint")
+        paths = {"ckpt_path": checkpoint, "model.weights": model.weights, "model.model": model.model}
+        paths |= {"data.data": data.data, "data.source": data.source, "checkpoint.dirpath": saver.dirpath}
+        expect_given(**paths, **{key: self._get(self.config, key) for key in ("name", "project")})
         if checkpoint and str(checkpoint).endswith(".pt"):
             raise ValueError(f"ckpt_path={checkpoint}: expected a .ckpt; give a .pt as --model.weights")
         if checkpoint and self.subcommand == "fit":
@@ -74,6 +79,8 @@ class SlimCLI(LightningCLI):
                 f"there are no weights to {self.subcommand}: give --ckpt_path with a checkpoint, or --model.weights "
                 "with one or with an Ultralytics .pt file"
             )
+        start = model.model if str(model.model).endswith(".pt") else None
+        data.imgsz = model.imgsz = choose_imgsz(data.imgsz, checkpoint or model.weights or start)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the run folder, once data and model are known to be good, and the Trainer that writes there."""

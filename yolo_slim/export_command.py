@@ -14,7 +14,8 @@ import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from yolo_slim.detection.checkpoints import read_weights
+from yolo_slim.detection.checkpoints import expect_given, read_weights
+from yolo_slim.detection.classes import match_classes
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.export import export_network
 from yolo_slim.detection.export_formats import OURS, ExportOptions, check_formats, split_formats
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     formats = split_formats(given.format)
     check_formats(formats, options, given.data.data is not None)
     weights = given.model.weights
+    paths = {"model.weights": weights, "before": given.before, "data.data": given.data.data}
+    expect_given(project=given.project, **paths)
     models = {"before": given.before, "after": weights} if given.before else {Path(weights).stem: weights}
     nets = {}
     for model, path in models.items():
@@ -204,12 +207,7 @@ def _opened(exported: Exported, options: ExportOptions) -> ExportedDetector | No
 
 def _expect_classes(nets: Mapping[str, Any], models: Mapping[str, str], data: YOLODataModule) -> None:
     """Refuses data of other classes than the models', before anything is written; broken images and labels too."""
-    known = data.names or {}
     for model, net in nets.items():
-        if len(net.names) != len(known):
-            raise ValueError(
-                f"{models[model]} knows {len(net.names)} classes, the data has {len(known)}: give the data it was "
-                "trained on"
-            )
+        match_classes(net.names, data.names or {}).indices(models[model])
     data.prepare_data()
     data.setup("validate")

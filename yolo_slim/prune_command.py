@@ -10,11 +10,12 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from yolo_slim.callbacks.channel_pruning import prune_module, save_slim
-from yolo_slim.detection.calibration import observe_gradients, training_batches
-from yolo_slim.detection.checkpoints import load_network
+from yolo_slim.detection.calibration import observe_gradients, relabelled, training_batches
+from yolo_slim.detection.checkpoints import expect_given, load_network
+from yolo_slim.detection.classes import match_classes
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.network import expect_imgsz
+from yolo_slim.detection.image_size import choose_imgsz
 from yolo_slim.pruning import Importance, PruningReport, Selection, recalibrate
 from yolo_slim.pruning.prune import COMPENSATIONS
 from yolo_slim.reporting.tables import layers_table
@@ -27,7 +28,12 @@ def parser() -> ArgumentParser:
     """The keys of ``train.py prune``."""
     found = verb_parser("prune", "Remove the channels that matter least and save the slim model.")
     found.add_argument("--model.weights", type=str, required=True, help="Checkpoint or Ultralytics .pt file to prune.")
-    found.add_argument("--imgsz", type=int, default=640, help="Image side that GFLOPs are given for, in pixels.")
+    found.add_argument(
+        "--imgsz",
+        type=int | None,
+        default=None,
+        help="Image side in pixels that GFLOPs are counted for; by default the one of the weights.",
+    )
     add_prune_arguments(found)
     add_measuring_data(found)
     return found
@@ -56,19 +62,20 @@ def main(arguments: Sequence[str]) -> None:
     keys = parser()
     given = keys.parse_args(list(arguments[1:]))
     settings = keys.instantiate_classes(given)
-    expect_imgsz(given.imgsz)
+    expect_given(project=given.project, **{"model.weights": given.model.weights, "data.data": given.data.data})
+    imgsz = choose_imgsz(given.imgsz, given.model.weights)
     folder = new_run_folder(given.project, given.name)
     try:
-        data = None if given.data.data is None else YOLODataModule(imgsz=given.imgsz, **vars(given.data))
-        report = prune_file(given.model.weights, settings, folder, data, given.imgsz)
+        data = None if given.data.data is None else YOLODataModule(imgsz=imgsz, **vars(given.data))
+        report = prune_file(given.model.weights, settings, folder, data, imgsz)
     except BaseException:
         discard_untrained(folder)
         raise
-    show(report, given.model.weights, folder / "slim.ckpt", given.imgsz)
+    show(report, given.model.weights, folder / "slim.ckpt", imgsz)
 
 
 def prune_file(
-    weights: str | Path, settings: Any, folder: Path, data: YOLODataModule | None = None, imgsz: int = 640
+    weights: str | Path, settings: Any, folder: Path, data: YOLODataModule | None = None, imgsz: int | None = None
 ) -> PruningReport:
     """Prunes the detector in a file and writes ``slim.ckpt``, ``plan.yaml`` and ``pruning.yaml`` to a folder.
 
@@ -77,7 +84,7 @@ def prune_file(
         settings: Has the keys of :func:`add_prune_arguments` as attributes.
         folder: Folder of the files.
         data: Training images, for Taylor importance and for recalibration.
-        imgsz: Image side that budgets are meant for, in pixels.
+        imgsz: Image side that budgets are meant for, in pixels; by default the one it was trained with.
 
     Raises:
         ValueError: If images are needed and missing, or a budget cannot be reached.
@@ -90,7 +97,9 @@ def prune_file(
             raise ValueError(f"{what} needs training images: give --data.data with a data YAML")
         batches = training_batches(data, settings.batches)
     if settings.importance.kind == "taylor":
-        taylor = observe_gradients(detector, graph, batches)
+        assert data is not None
+        indices = match_classes(detector.hparams["names"], data.names or {}).indices(str(weights))
+        taylor = observe_gradients(detector, graph, relabelled(batches, indices))
     report = prune_module(
         detector,
         settings.selection,

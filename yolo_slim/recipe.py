@@ -86,6 +86,8 @@ class Recipe:
             raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
         if given.sparse.enabled or given.prune.enabled:
             detector = YOLODetector(model.model, given.data.names, model.weights, given.data.imgsz)
+            if not given.baseline.enabled:
+                detector.setup("validate")  # whether the weights know the classes
             example = detector.pruning_example if needs_example(given.prune.selection) else None
             check(detector.net, detector.trace_channels(), given.prune.selection, example, given.prune.compensation)
 

@@ -13,8 +13,10 @@ from lightning.pytorch import Trainer
 
 from yolo_slim import launch
 from yolo_slim.callbacks import GammaSparsity
+from yolo_slim.detection.checkpoints import expect_given
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.hyperparameters import Hyperparameters
+from yolo_slim.detection.image_size import choose_imgsz
 from yolo_slim.files import write_whole
 from yolo_slim.prune_command import add_prune_arguments
 from yolo_slim.recipe import Recipe
@@ -64,6 +66,10 @@ def main(arguments: Sequence[str]) -> None:
     """Runs ``train.py slim``; ``arguments`` begin with the verb."""
     keys = parser()
     given = keys.parse_args(list(arguments[1:]))
+    paths = {"model.weights": given.model.weights, "model.model": given.model.model, "data.data": given.data.data}
+    expect_given(project=given.project, **paths)
+    start = given.model.model if given.model.model.endswith(".pt") else None
+    given.data.imgsz = choose_imgsz(given.data.imgsz, given.model.weights or start)
     keys.instantiate_classes(given)  # refuses bad values before a folder is made
     folder = Path(given.project) / sanitize(given.name)
     new = not (folder / SETTINGS).is_file()

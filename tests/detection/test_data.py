@@ -248,7 +248,7 @@ def test_every_image_is_evaluated_by_one_process(shapes_copy: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"imgsz": 100}, "imgsz=100 is not a positive multiple of 32: use for example 96"),
+        ({"imgsz": 100}, "imgsz=100 is not a positive multiple of 32 up to 8192: use for example 96"),
         ({"imgsz": 0}, "imgsz=0 is not"),
         ({"batch": 0}, "batch=0"),
         ({"workers": -1}, "workers=-1"),

@@ -239,7 +239,7 @@ def test_the_steps_to_come_are_foreseen(tmp_path, shapes_dir, nbs, warmup):
 def test_other_number_of_classes_is_refused(tmp_path, shapes_dir, slim_folder):
     folder, _ = slim_folder
     data = data_for(shapes_dir, single_cls=True)
-    with pytest.raises(ValueError, match="the checkpoint knows 5 classes .* the data has 1"):
+    with pytest.raises(ValueError, match="the checkpoint does not know item of the data.s classes"):
         trainer_for(tmp_path).validate(YOLODetector(names=data.names), data, ckpt_path=folder / "slim.ckpt")
 
 

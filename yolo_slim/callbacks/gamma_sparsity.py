@@ -21,23 +21,18 @@ from yolo_slim.callbacks.framework import (
     MisconfigurationException,
     Trainer,
     rank_zero_info,
-    rank_zero_warn,
 )
 from yolo_slim.callbacks.full_precision import FullPrecision
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
 from yolo_slim.callbacks.growing_phase import GrowingPhase
 from yolo_slim.callbacks.l1_phase import L1Phase
-from yolo_slim.callbacks.preview import Preview, foreseen, logged
+from yolo_slim.callbacks.preview import Preview, foreseen, logged, tell_what_became
 from yolo_slim.callbacks.statistics_pace import StatisticsPace
 from yolo_slim.callbacks.taken_steps import TakenSteps
 from yolo_slim.callbacks.target import copies_of_target, find_target, make_selection, trace_target
 from yolo_slim.pruning import ChannelGraph, Selected, Selection
 from yolo_slim.pruning.growing import check_growing
-from yolo_slim.pruning.penalty import (
-    SMALL_GAMMA,
-    gamma_magnitudes,
-    small_share,
-)
+from yolo_slim.pruning.penalty import gamma_magnitudes
 from yolo_slim.pruning.resting import Resting, without
 
 
@@ -157,8 +152,9 @@ class GammaSparsity(Callback):
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
         phase.check(trainer)
-        if phase.name in self._resumed:
-            phase.load_state_dict(self._resumed[phase.name])
+        self._pace = StatisticsPace(model)
+        if self._resumed:
+            self._take_up(phase, self._pace)
         self._steps = TakenSteps(trainer, lambda optimizer: phase.after_step(trainer, optimizer))
         rest = f" ({len(self._rests)} more are frozen or in eval mode and left alone)" if self._rests else ""
         rank_zero_info(
@@ -173,14 +169,21 @@ class GammaSparsity(Callback):
         how = (self.strength, self.beta_strength, self.final_fraction)
         return L1Phase(self.penalty, *how, model, graph, selection, self._share)
 
+    def _take_up(self, phase: L1Phase | GrowingPhase, pace: StatisticsPace) -> None:
+        try:
+            self._epoch_steps = int(self._resumed.get("epoch_steps", 0))
+            for part, name in ((phase, phase.name), (pace, "pace")):
+                if name in self._resumed:
+                    part.load_state_dict(self._resumed[name])
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise MisconfigurationException(
+                f"GammaSparsity's state in the checkpoint is damaged, or of another model or penalty ({error}); take "
+                "another checkpoint, or start a new training from its weights"
+            ) from error
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes where the fit stands, and says how far a gamma can travel in it."""
-        model = find_target(pl_module, self.target)
-        self.gammas_before = gamma_magnitudes(model).cpu()
-        self._pace = StatisticsPace(model)
-        self._epoch_steps = self._resumed.get("epoch_steps", 0)
-        if "pace" in self._resumed:
-            self._pace.load_state_dict(self._resumed["pace"])
+        self.gammas_before = gamma_magnitudes(find_target(pl_module, self.target)).cpu()
         if self._phase is not None:
             self._phase.start(trainer, pl_module)
 
@@ -222,16 +225,8 @@ class GammaSparsity(Callback):
         """Says what the phase did to the gammas, and what a prune would leave."""
         if self._phase is not None:
             self._phase.end(trainer, lambda: copies_of_target(trainer, pl_module, self.target))
-        before, after = self.gammas_before, gamma_magnitudes(find_target(pl_module, self.target)).cpu()
-        self.gammas_after, small = after, small_share(after)
-        message = f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, "
-        message += f"{small:.1%} of them below {SMALL_GAMMA:g}."
-        rank_zero_info(message + foreseen(self.selection, self._selected()))
-        if small < 0.01:
-            rank_zero_warn(
-                f"GammaSparsity: only {small:.1%} of the gammas are below {SMALL_GAMMA:g}: a prune will cost accuracy. "
-                "Raise the strength or the number of epochs, or use penalty='growing'."
-            )
+        self.gammas_after = gamma_magnitudes(find_target(pl_module, self.target)).cpu()
+        tell_what_became(self.gammas_before, self.gammas_after, foreseen(self.selection, self._selected()))
 
     # After the fit
 

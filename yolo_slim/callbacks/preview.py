@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from yolo_slim.callbacks.framework import LightningModule
+from torch import Tensor
+
+from yolo_slim.callbacks.framework import LightningModule, rank_zero_info, rank_zero_warn
 from yolo_slim.callbacks.target import example_inputs, find_target
 from yolo_slim.pruning import ChannelGraph, CostModel, Selected, Selection, gamma_importance, select
+from yolo_slim.pruning.penalty import SMALL_GAMMA, small_share
 
 
 class Preview:
@@ -60,3 +63,23 @@ def logged(selected: Selected) -> dict[str, float]:
     if selected.params is not None and selected.flops is not None:
         values |= {"sparsity/slim_params": float(selected.params), "sparsity/slim_gflops": selected.flops / 1e9}
     return values
+
+
+def tell_what_became(before: Tensor, after: Tensor, outlook: str) -> None:
+    """Says what a sparse phase did to the gammas, and warns where that was next to nothing.
+
+    Args:
+        before: |gamma| of all channels when it began.
+        after: The same when it ended.
+        outlook: A sentence on what a prune would leave.
+    """
+    small = small_share(after)
+    rank_zero_info(
+        f"GammaSparsity: median |gamma| {before.median():.3f} -> {after.median():.3f}, {small:.1%} of them below "
+        f"{SMALL_GAMMA:g}.{outlook}"
+    )
+    if small < 0.01:
+        rank_zero_warn(
+            f"GammaSparsity: only {small:.1%} of the gammas are below {SMALL_GAMMA:g}: a prune will cost accuracy. "
+            "Raise the strength or the number of epochs, or use penalty='growing'."
+        )

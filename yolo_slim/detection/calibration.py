@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from yolo_slim.detection.data import Augmentation, YOLODataModule
@@ -35,6 +36,12 @@ def training_batches(data: YOLODataModule, count: int) -> list[dict[str, Any]]:
     plain.prepare_data()
     plain.setup("fit")
     return [plain.on_after_batch_transfer(batch, 0) for batch in islice(plain.train_dataloader(), count)]
+
+
+def relabelled(batches: list[dict[str, Any]], indices: list[int]) -> list[dict[str, Any]]:
+    """Batches whose classes have other indices: ``indices`` gives the new one of each."""
+    new = torch.tensor(indices)
+    return [{**batch, "cls": new[batch["cls"].long()].to(batch["cls"].dtype)} for batch in batches]
 
 
 def observe_gradients(detector: YOLODetector, graph: ChannelGraph, batches: list[dict[str, Any]]) -> Taylor:

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from lightning import __version__ as lightning_version
 from torch import Tensor
-from ultralytics.nn.tasks import DetectionModel, torch_safe_load
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim import __version__
 from yolo_slim.detection.archives import expect_archive, plain
-from yolo_slim.detection.network import build_network, size_attributes
-from yolo_slim.detection.opening import UnknownName, is_trusted, read_inert, read_plain
-from yolo_slim.detection.rebuild import class_names, first_reason, rebuild
+from yolo_slim.detection.classes import match_classes
+from yolo_slim.detection.network import build_network, fit_classes, size_attributes, takes_imgsz
+from yolo_slim.detection.opening import UnknownName, read_plain
+from yolo_slim.detection.pt_files import read_pt
+from yolo_slim.detection.rebuild import class_names, first_reason
 from yolo_slim.detection.sizes import apply_sizes, expect_tensors
 from yolo_slim.detection.training_state import PARTS, check_training_state
 from yolo_slim.files import write_whole
@@ -30,6 +31,20 @@ NETWORK_PREFIX = "net."
 FORMAT = 1
 #: Image size of files that do not say any, in pixels: Ultralytics' default.
 DEFAULT_IMGSZ = 640
+
+
+def expect_given(**paths: Any) -> None:
+    """Refuses empty texts, which would be taken for nothing given at all.
+
+    Args:
+        paths: By the name that a user knows each of them by.
+
+    Raises:
+        ValueError: If one is a text without a letter.
+    """
+    for name, path in paths.items():
+        if isinstance(path, str) and not path.strip():
+            raise ValueError(f"{name} is empty: give a path, or leave it out")
 
 
 def load_network(path: str | Path) -> DetectionModel:
@@ -53,11 +68,11 @@ def read_weights(path: str | Path) -> tuple[DetectionModel, int]:
     """
     path = Path(path)
     if path.suffix == ".pt":
-        net, imgsz = _load_ultralytics(path)
+        net, imgsz = read_pt(path)
     else:
         checkpoint = read_checkpoint(path)
         net, imgsz = _load_lightning(checkpoint, path), checkpoint["hyper_parameters"].get("imgsz")
-    return _finite(net, path), imgsz if type(imgsz) is int and 0 < imgsz <= 65536 else DEFAULT_IMGSZ
+    return _finite(net, path), imgsz if takes_imgsz(imgsz) else DEFAULT_IMGSZ
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -209,6 +224,28 @@ def network_from_hparams(hparams: Mapping[str, Any]) -> DetectionModel:
     return net
 
 
+def adapt_classes(checkpoint: dict[str, Any], names: Mapping[int, str], fitting: bool) -> None:
+    """Has a checkpoint give the classes of the data, where these are its own in another order or some of them.
+
+    Args:
+        checkpoint: Of a detector; its head and its description are changed in place.
+        names: Class names of the data by index.
+        fitting: Whether a fit goes on from it, with states of an optimizer that belong to its own classes.
+
+    Raises:
+        ValueError: If it does not know the classes of the data; for a fit, if they are not the very same.
+    """
+    hparams = checkpoint["hyper_parameters"]
+    match = match_classes(hparams["names"], names)
+    if fitting:
+        match.expect_equal("the checkpoint")
+    elif match.indices("the checkpoint") and match.relation != "equal":
+        net = _load_lightning(checkpoint, Path("the checkpoint"))
+        fit_classes(net, names)
+        checkpoint["state_dict"] = {NETWORK_PREFIX + name: value for name, value in net.state_dict().items()}
+        checkpoint["hyper_parameters"] = {**hparams, **describe(net, hparams.get("imgsz") or DEFAULT_IMGSZ)}
+
+
 def _load_lightning(checkpoint: dict[str, Any], path: Path) -> DetectionModel:
     hparams = checkpoint["hyper_parameters"]
     state = {str(name): value for name, value in checkpoint["state_dict"].items()}
@@ -227,51 +264,6 @@ def _load_lightning(checkpoint: dict[str, Any], path: Path) -> DetectionModel:
             f"{path}: its weights do not fit the network it describes ({first_reason(error)}); take another checkpoint"
         ) from error
     return net
-
-
-def _load_ultralytics(path: Path) -> tuple[DetectionModel, Any]:
-    if path.exists() or str(path) not in GITHUB_ASSETS_NAMES:
-        expect_archive(path, "give a .pt file or the name of a published one such as yolov8n.pt")
-    else:
-        path = Path(attempt_download_asset(path))
-        expect_archive(path, "check the connection, or give the path of a .pt file")
-    content = _open_ultralytics(path)
-    parts = content if isinstance(content, Mapping) else {"model": content}
-    net = parts.get("ema")
-    net = rebuild(parts.get("model") if net is None else net, str(path))
-    arguments = parts.get("train_args")
-    return net, arguments.get("imgsz") if isinstance(arguments, Mapping) else None
-
-
-#: What to do about files that want names of these modules.
-_REMEDIES = {
-    "models.": "it is a file of the original YOLOv5 repository; take the model of that name with a u from Ultralytics",
-    "torch.nn.utils.prune.": "call torch.nn.utils.prune.remove on its layers and save it again",
-}
-
-
-def _open_ultralytics(path: Path) -> Any:
-    try:
-        return read_inert(path)
-    except UnknownName as error:
-        if is_trusted():
-            return _run(path)
-        trust = "it could run code; if you trust whoever made the file, open it with --trust"
-        remedy = next((text for module, text in _REMEDIES.items() if str(error).startswith(module)), trust)
-        raise ValueError(f"{path} wants {error}, which no Ultralytics detector consists of; {remedy}") from error
-    except pickle.UnpicklingError as error:
-        if is_trusted():
-            return _run(path)
-        raise ValueError(f"{path} cannot be read as an Ultralytics model; expected a .pt file of a detector") from error
-
-
-def _run(path: Path) -> Any:
-    """Opens a file as stock Ultralytics does, which runs what it says."""
-    try:
-        return torch_safe_load(str(path))[0]
-    # It can say anything.
-    except Exception as error:
-        raise ValueError(f"{path} cannot be opened, even with --trust ({error!r:.300})") from error
 
 
 def _finite(net: DetectionModel, path: Path) -> DetectionModel:

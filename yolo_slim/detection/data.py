@@ -19,9 +19,11 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 
 from yolo_slim.detection import data_checks, shapes
+from yolo_slim.detection.checkpoints import DEFAULT_IMGSZ
 from yolo_slim.detection.epochs import EpochSampler, LateLoader, SeededDataset
-from yolo_slim.detection.network import STRIDE
+from yolo_slim.detection.network import LARGEST_IMGSZ, STRIDE, takes_imgsz
 from yolo_slim.detection.predict import prediction_loader
+from yolo_slim.wording import brief
 
 SHAPES_ROOT = Path("datasets/shapes")
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -86,7 +88,8 @@ class YOLODataModule(L.LightningDataModule):
         data: Path of an Ultralytics data YAML, or the name of one it ships, such as `coco128.yaml`, which is downloaded
             where the YAML says from where. `shapes` generates the built-in set in `datasets/shapes`. Only `predict`
             with a `source` works without.
-        imgsz: Height and width of the images given to the model, in pixels, a multiple of 32.
+        imgsz: Height and width of the images given to the model, in pixels, a multiple of 32; by default those that the
+            weights were trained with, else 640.
         batch: Images in a batch, for each process.
         workers: Processes that load images, for each training process; 0 loads them in the training process itself.
         cache: Keep decoded images in memory (`ram`) or beside the images (`disk`).
@@ -98,7 +101,7 @@ class YOLODataModule(L.LightningDataModule):
     def __init__(
         self,
         data: str | None = None,
-        imgsz: int = 640,
+        imgsz: int | None = None,
         batch: int = 16,
         workers: int = 2,
         cache: Literal["none", "ram", "disk"] = "none",
@@ -107,20 +110,29 @@ class YOLODataModule(L.LightningDataModule):
         source: str | None = None,
     ) -> None:
         super().__init__()
-        if imgsz < STRIDE or imgsz % STRIDE:
-            near = max(STRIDE, round(imgsz / STRIDE) * STRIDE)
-            raise ValueError(f"data.imgsz={imgsz} is not a positive multiple of {STRIDE}: use for example {near}.")
+        if imgsz is not None and not takes_imgsz(imgsz):
+            near = min(max(STRIDE, round(imgsz / STRIDE) * STRIDE), LARGEST_IMGSZ)
+            raise ValueError(
+                f"data.imgsz={brief(imgsz)} is not a positive multiple of {STRIDE} up to {LARGEST_IMGSZ}: use for "
+                f"example {near}."
+            )
         if batch < 1 or workers < 0:
             raise ValueError(f"data.batch={batch} and data.workers={workers}: expected at least 1 and at least 0.")
         if cache not in ("none", "ram", "disk"):
             raise ValueError(f"data.cache={cache!r} is unknown, expected 'none', 'ram' or 'disk'.")
         if data is None and source is None:
             raise ValueError("there is no data: give --data.data with a data YAML, or 'shapes' for the built-in set.")
-        self.data, self.imgsz, self.batch, self.workers = data, imgsz, batch, workers
+        self.data, self._imgsz, self.batch, self.workers = data, imgsz, batch, workers
         self.cache, self.single_cls, self.augment, self.source = cache, single_cls, augment, source
         self.datasets: dict[str, YOLODataset] = {}
         self._train: SeededDataset | None = None
         self._mosaic_closed = False
+
+    @property
+    def imgsz(self) -> int:
+        """Side of the images in pixels."""
+        module = getattr(self.trainer, "lightning_module", None)
+        return self._imgsz or (DEFAULT_IMGSZ if module is None else module.hparams.get("imgsz", DEFAULT_IMGSZ))
 
     @property
     def names(self) -> dict[int, str] | None:

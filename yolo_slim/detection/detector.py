@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from yolo_slim.detection.checkpoints import (
     DEFAULT_IMGSZ,
+    adapt_classes,
     check_checkpoint,
     describe,
+    expect_given,
     network_from_hparams,
     read_weights,
     stamp,
 )
-from yolo_slim.detection.hyperparameters import Hyperparameters, WarmUp
+from yolo_slim.detection.classes import match_classes
+from yolo_slim.detection.hyperparameters import Hyperparameters
 from yolo_slim.detection.metrics import DetectionScores
 from yolo_slim.detection.network import build_network, fit_classes, make_loss, set_loss_gains, trace_network
-from yolo_slim.detection.optimizers import make_optimizer
+from yolo_slim.detection.optimizers import make_optimizer, refuse_static_graph
 from yolo_slim.detection.suppression import beside_labels, suppress
 from yolo_slim.detection.training_state import check_training_state
 from yolo_slim.pruning import ChannelGraph
@@ -65,12 +69,14 @@ class YOLODetector(LightningModule):
     ) -> None:
         super().__init__()
         self.hyp = hyp or Hyperparameters()
+        expect_given(model=model, weights=weights)
         file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
         if file:
             self.net, known_imgsz = read_weights(file)
         else:
             self.net, known_imgsz = build_network(model, len(names) if names else 80), DEFAULT_IMGSZ
-        self._names_given = names is not None
+        self._file, self._names_given = file, names is not None
+        self._match = match_classes(dict(self.net.names), names) if file and names else None
         fit_classes(self.net, names or dict(self.net.names))
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
         self.save_hyperparameters(describe(self.net, imgsz or known_imgsz))
@@ -82,6 +88,19 @@ class YOLODetector(LightningModule):
         set_loss_gains(self.net, self.hyp.box, self.hyp.cls, self.hyp.dfl)
         self._loss: Any = None
         self._target_scores: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        """Says what has become of the classes of the weights; refuses to judge those that have just been drawn."""
+        if self._match is None or self._match.relation == "equal":
+            return
+        if stage == "fit":
+            rank_zero_info(f"{self._file}: {self._match}.")
+        elif stage in ("validate", "test"):
+            self._match.indices(str(self._file))
+        elif stage == "predict":  # the classes of the data do not matter to what is found
+            self.net, imgsz = read_weights(str(self._file))
+            self.hparams.update(describe(self.net, imgsz) | {"imgsz": self.hparams["imgsz"]})
+            self._adopt_network()
 
     def forward(self, images: Tensor) -> Tensor:
         """Decoded boxes and class scores of images (B, 3, H, W) in [0, 1]: (B, 4 + nc, anchors), boxes in pixels."""
@@ -117,16 +136,14 @@ class YOLODetector(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network that the checkpoint holds, so that its weights fit."""
         check_checkpoint(checkpoint, "the file")
-        if self._trainer is not None and self._trainer.state.fn == "fit":
+        doing = None if self._trainer is None else self._trainer.state.fn
+        if self._names_given and doing != "predict":
+            adapt_classes(checkpoint, self.hparams["names"], fitting=doing == "fit")
+        self._match = None
+        if doing == "fit":
             check_training_state(checkpoint, self._trainer)
             self._resumed = checkpoint["optimizer_states"][0]
         saved = checkpoint["hyper_parameters"]
-        if self._names_given and len(saved["names"]) != len(self.hparams["names"]):
-            raise ValueError(
-                f"the checkpoint knows {len(saved['names'])} classes ({_some(saved['names'])}), the data has "
-                f"{len(self.hparams['names'])} ({_some(self.hparams['names'])}); give the data it was trained on, or "
-                "start a new training from it with --model.weights"
-            )
         described = {k: saved.get(k) or {} for k in ("model", "structure", "names", "variants")}
         if any(value != self.hparams[k] for k, value in described.items()):
             self.net = network_from_hparams(saved).to(self.device)
@@ -141,9 +158,7 @@ class YOLODetector(LightningModule):
         trainer.fit_loop.setup_data()
         loader: Any = trainer.train_dataloader
         if loader is None:
-            raise MisconfigurationException(
-                "there are no batches to train on; set --trainer.limit_train_batches above 0"
-            )
+            raise MisconfigurationException("there are no batches to train on; set limit_train_batches above 0")
         batch = loader.batch_size * trainer.world_size
         self._accumulate_given = trainer.accumulate_grad_batches
         given = self._accumulate_given
@@ -157,17 +172,8 @@ class YOLODetector(LightningModule):
             resumed=self._resumed,
         )
         batches = int(trainer.num_training_batches)
-        self._warmup = WarmUp(
-            batches=hyp.warmup_batches(batches, epochs),
-            accumulate=min(accumulate, batches),
-            momentum=(hyp.warmup_momentum, hyp.momentum),
-            bias_rate=bias_rate,
-        )
-        if self._warmup.accumulate > 1 and getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
-            raise MisconfigurationException(
-                f"static_graph=True: torch's DDP cannot accumulate gradients with it, and {self._warmup.accumulate} "
-                f"batches make a step here (hyp.nbs={hyp.nbs}); leave it out, or set --model.hyp.nbs {batch}"
-            )
+        self._warmup = hyp.warm_up(batches, epochs, min(accumulate, batches), bias_rate)
+        refuse_static_graph(trainer, self._warmup.accumulate, f"set hyp.nbs={batch}")
         trainer.accumulate_grad_batches = self._warmup.accumulate
         scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
@@ -182,7 +188,7 @@ class YOLODetector(LightningModule):
         """Starts with empty sums."""
         self._sums = torch.zeros(2, device=self.device)  # target scores and images since the last step
         self._pending = False
-        self._resumed = None
+        self._resumed = self._match = None
         # Of this fit's schedule: the one that a checkpoint comes from may have been shorter.
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * self.hyp.rate_factor(self.trainer.current_epoch, self._epochs)
@@ -244,10 +250,8 @@ class YOLODetector(LightningModule):
     def _epochs(self) -> int:
         """Epochs of the fit, which every schedule is laid over."""
         if not self.trainer.max_epochs or self.trainer.max_epochs < 1:
-            raise MisconfigurationException(
-                f"the schedule needs the number of epochs, got max_epochs={self.trainer.max_epochs}; "
-                "set --trainer.max_epochs"
-            )
+            found = self.trainer.max_epochs
+            raise MisconfigurationException(f"the schedule needs the number of epochs, got max_epochs={found}; set it")
         return self.trainer.max_epochs
 
     def _compute_loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -297,8 +301,3 @@ class YOLODetector(LightningModule):
         for name, value in self.scores.compute().items():
             self.log(f"{split}/{name}", value, prog_bar=name == "map", sync_dist=True)
         self.scores.reset()
-
-
-def _some(names: Mapping[int, str]) -> str:
-    """The first few class names."""
-    return ", ".join(list(names.values())[:3]) + (", ..." if len(names) > 3 else "")

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.autobackend import AutoBackend
 
+from yolo_slim.detection.calibration import relabelled
 from yolo_slim.detection.checkpoints import load_network
+from yolo_slim.detection.classes import match_classes
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.export_quiet import undisturbed
@@ -78,8 +80,13 @@ def scores(exported: ExportedDetector, data: YOLODataModule) -> dict[str, float]
 
     Returns:
         ``precision``, ``recall``, ``map50`` and ``map``, each in [0, 1].
+
+    Raises:
+        ValueError: If the file does not know the classes of the data.
     """
     judge = _Judged(exported)
+    indices = match_classes(exported.names, data.names or {}).indices(exported.path.name)
     for batch in data.val_dataloader():
-        judge.test_step(data.on_after_batch_transfer(batch, 0), 0)
+        (judged,) = relabelled([data.on_after_batch_transfer(batch, 0)], indices)
+        judge.test_step(judged, 0)
     return judge.scores.compute()

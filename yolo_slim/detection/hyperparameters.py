@@ -70,6 +70,18 @@ class Hyperparameters:
             return (1 + math.cos(math.pi * epoch / epochs)) / 2 * (1 - self.lrf) + self.lrf
         return max(1 - epoch / epochs, 0) * (1 - self.lrf) + self.lrf
 
+    def warm_up(self, batches: int, epochs: int, accumulate: int, bias_rate: float) -> WarmUp:
+        """The ramp of a fit.
+
+        Args:
+            batches: Batches of an epoch.
+            epochs: Epochs of the fit.
+            accumulate: Batches per optimizer step after the ramp.
+            bias_rate: Rate of the biases at the first batch.
+        """
+        momentum = (self.warmup_momentum, self.momentum)
+        return WarmUp(self.warmup_batches(batches, epochs), accumulate, momentum, bias_rate)
+
     def warmup_batches(self, batches: int, epochs: int) -> int:
         """Number of batches of the warm-up; at least the last epoch is left to regular training."""
         return round(min(self.warmup_epochs, max(epochs - 1, 0)) * batches)

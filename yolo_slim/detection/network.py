@@ -14,12 +14,16 @@ from ultralytics.nn.modules import Conv, Detect
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils.torch_utils import initialize_weights
 
+from yolo_slim.detection.classes import match_classes
 from yolo_slim.detection.description import check_description
 from yolo_slim.pruning import ChannelGraph, apply_structure, trace
 from yolo_slim.pruning.passes import train_but_statistics
+from yolo_slim.wording import brief
 
 #: Images have sides of a multiple of this, the coarsest of a detector's feature maps, in pixels.
 STRIDE = 32
+#: The largest side of an image; one such image in float32 has 800 MB.
+LARGEST_IMGSZ = 8192
 #: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
 TRACE_SIZE = 64
 #: Activations without settings, which may be put in place of each other.
@@ -116,10 +120,17 @@ def expect_imgsz(imgsz: int) -> None:
     """Refuses an image side that no network takes.
 
     Raises:
-        ValueError: If it is no positive multiple of 32.
+        ValueError: If it is no positive multiple of 32, or above 8192.
     """
-    if imgsz < STRIDE or imgsz % STRIDE:
-        raise ValueError(f"imgsz={imgsz}: expected a positive multiple of {STRIDE}, such as 640")
+    if not takes_imgsz(imgsz):
+        raise ValueError(
+            f"imgsz={brief(imgsz)}: expected a positive multiple of {STRIDE} up to {LARGEST_IMGSZ}, such as 640"
+        )
+
+
+def takes_imgsz(imgsz: Any) -> bool:
+    """Whether networks take images of this side, in pixels."""
+    return type(imgsz) is int and STRIDE <= imgsz <= LARGEST_IMGSZ and imgsz % STRIDE == 0
 
 
 def expect_detect(net: nn.Module, what: str) -> None:
@@ -151,13 +162,15 @@ def prepare(net: DetectionModel) -> DetectionModel:
 def fit_classes(net: DetectionModel, names: Mapping[int, str]) -> None:
     """Gives the head one output per class; rows of classes that it knew by name are kept.
 
+    As many classes of which it knew none take its rows as they are, to begin with.
+
     Args:
         net: The network; its last class convolutions are replaced where the classes differ.
         names: Class names by index, without gaps.
     """
     attributes: Any = net
-    old = {str(name).strip().lower(): index for index, name in dict(attributes.names).items()}
-    known = [old.get(str(names[i]).strip().lower()) for i in range(len(names))]
+    match = match_classes(dict(attributes.names), names) if attributes.names else None
+    known: list[int | None] = list(match.rows) if match is not None else [None] * len(names)
     head = head_of(net)
     same = len(names) == head.nc and (known == list(range(head.nc)) or not any(k is not None for k in known))
     if not same:

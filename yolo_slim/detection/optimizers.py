@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
@@ -77,6 +79,19 @@ def make_optimizer(
     optimizer.register_load_state_dict_pre_hook(check)
     optimizer.register_load_state_dict_post_hook(adapt)
     return optimizer, float(arguments.warmup_bias_lr)
+
+
+def refuse_static_graph(trainer: Trainer, accumulate: int, remedy: str) -> None:
+    """Refuses DDP with ``static_graph`` where several batches make a step.
+
+    Raises:
+        MisconfigurationException: With what would do.
+    """
+    if accumulate > 1 and getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
+        raise MisconfigurationException(
+            f"static_graph=True: torch's DDP cannot accumulate gradients with it, and {accumulate} batches make a step "
+            f"here; leave it out, or {remedy}"
+        )
 
 
 def kind_of(state: Mapping[str, Any]) -> str | None:

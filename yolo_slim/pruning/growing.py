@@ -180,16 +180,18 @@ class Growing:
         """Takes over what :meth:`state_dict` gave.
 
         Raises:
-            ValueError: If the state belongs to a model with other channels.
+            ValueError: If the state belongs to a model with other channels, or is not finite.
         """
         chosen, taylor = state["chosen"], list(state["taylor"])
         sizes = [tuple(t.shape) for t in taylor]
         expected = [tuple(n.weight.shape) for n in self._norms]
         if chosen.shape != self.chosen.shape or (taylor and sizes != expected):
             raise ValueError(
-                f"the saved state of the growing penalty has {len(chosen)} channel groups, this model has "
-                f"{len(self.chosen)}; resume with the model and selection that the fit was started with"
+                f"it has {len(chosen)} channel groups, this model has {len(self.chosen)}; resume with the model and "
+                "selection that the fit was started with"
             )
+        if chosen.dtype != torch.bool or not all(bool((t >= 0).all() and t.isfinite().all()) for t in taylor):
+            raise ValueError("its importance is not finite")
         self.chosen, self.share = chosen.cpu(), float(state.get("share", 1.0))
         self._taylor = [t.to(n.weight.device) for t, n in zip(taylor, self._norms, strict=True)] if taylor else []
 
