@@ -17,16 +17,23 @@ from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.hyperparameters import Hyperparameters
 
 
-def fit(launch, tmp: Path, shapes_dir: Path, nodes: tuple[str, str] = ("work", "work")) -> list[dict]:
+def fit(
+    launch,
+    tmp: Path,
+    shapes_dir: Path,
+    nodes: tuple[str, str] = ("work", "work"),
+    record: str = "ddp_record.Record",
+    *more: str,
+) -> list[dict]:
     """Runs the sparse phase, and returns the parameters of each rank after it."""
     folders = [tmp / node for node in nodes]
     for folder in (*folders, tmp / "held", tmp / "logs"):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, parents=True)
     arguments = ["fit", "-c", str(ROOT / "configs" / "sparse.yaml"), "--data.data", str(shapes_dir / "data.yaml")]
     arguments += ["--data.imgsz", "64", "--data.batch", "2", "--data.workers", "0", "--model.hyp.nbs", "4"]
     arguments += ["--trainer.max_epochs", "2", "--trainer.callbacks.strength", "50"]
-    arguments += ["--trainer.callbacks+=tests.helpers.ddp_record.Record", f"--trainer.callbacks.folder={tmp / 'held'}"]
-    printed = run_together(launch(arguments, folders, tmp / "logs"))
+    arguments += [f"--trainer.callbacks+=tests.helpers.{record}", f"--trainer.callbacks.folder={tmp / 'held'}"]
+    printed = run_together(launch([*arguments, *more], folders, tmp / "logs"))
     assert sum(text.count("Everything of this run is in runs/sparse\n") for text in printed) == 1
     assert sum(text.count("epoch 2/2") for text in printed) == 1
     return [torch.load(tmp / "held" / f"rank{rank}.pt") for rank in range(2)]
@@ -116,3 +123,12 @@ def test_static_graph_with_accumulation_is_refused(nbs, refused):
         return
     with pytest.raises(MisconfigurationException, match="2 batches make a step .* leave it out, or set .*nbs 8"):
         detector.configure_optimizers()
+
+
+@pytest.mark.slow
+def test_synchronised_batchnorm_is_penalised_and_equal_on_both_ranks(tmp_path, shapes_dir):
+    more = ("--trainer.sync_batchnorm=true",)
+    first, second = fit(ddp_launch.by_lightning, tmp_path, shapes_dir, ("work", "work"), "ddp_sync.SyncedRecord", *more)
+    assert equal(first, second)
+    plain, _ = fit(ddp_launch.by_lightning, tmp_path / "plain", shapes_dir)
+    assert equal(first, plain)

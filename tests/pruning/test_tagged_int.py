@@ -94,3 +94,29 @@ def test_untag_goes_into_every_container():
     values = untag([n, (n, "a"), slice(n, None), torch.Size([n, 2]), 2.5])
     assert values == [3, (3, "a"), slice(3, None), (3, 2), 2.5]
     assert not any(type(value) is TaggedInt for value in (values[0], *values[1], values[2].start, *values[3]))
+
+
+@pytest.mark.parametrize(
+    ("compare", "settled"),
+    [
+        (lambda n: n == 0, True),
+        (lambda n: n != 0, True),
+        (lambda n: n > 0, True),
+        (lambda n: n >= 1, True),
+        (lambda n: n < 1, True),
+        (lambda n: n == 9, True),  # it only shrinks
+        (lambda n: n < 9, True),
+        (lambda n: n == 8, False),
+        (lambda n: n == 4, False),
+        (lambda n: n == 1, False),
+        (lambda n: n > 4, False),
+        (lambda n: n <= 7, False),
+        (lambda n: n - 8 == 0, False),
+        (lambda n: n == 0.5, False),
+    ],
+)
+def test_a_comparison_counts_only_if_a_smaller_size_could_change_it(compare, settled):
+    used = []
+    size = TaggedInt(8, (DimSource(np.arange(8)),), used.append)
+    assert compare(size) == compare(8)
+    assert bool(used) != settled

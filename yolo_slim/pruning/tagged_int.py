@@ -34,8 +34,9 @@ class TaggedInt(int):
 
     A plain tag (``exact``) used as a size may shrink together with the axis it sizes. Sums and products keep the
     sources but are no longer exact; a plain tag over a plain number that divides it keeps the number as ``divisor``.
-    Whatever else is done with the value (a comparison, a division) could take another course after pruning, so it is
-    reported to ``on_use``.
+    A comparison of a plain tag with a plain number counts only if a smaller size could change its outcome: whether
+    there is any channel (``n == 0``) is settled. Whatever else is done with the value (another comparison, a division)
+    could take another course after pruning, so it is reported to ``on_use``.
 
     An ``int`` cannot notice all that C code does with it: a float on the left (``1.0 / n``), ``range(n)``,
     ``math.log(n)``, numpy and texts read the value unseen.
@@ -74,7 +75,7 @@ class TaggedInt(int):
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, TaggedInt) and self.exact and other.exact and _same(self.sources[0], other.sources[0])
-        if not same:
+        if not same and not _settled(self, "eq", other):
             self.use(other)
         return int.__eq__(self, other)  # type: ignore[operator]
 
@@ -121,6 +122,27 @@ def _not_followed(name: str) -> Callable[..., Any]:
     return method
 
 
+def _settled(size: TaggedInt, name: str, other: object) -> bool:
+    """Whether a comparison comes out alike for every size from 1 to this one."""
+    if not size.exact or type(other) is not int:
+        return False
+    compare = getattr(int, f"__{name}__")
+    value = int.__int__(size)
+    # Comparisons are monotonic; equality is settled where it holds at neither end nor in between.
+    return other < 1 or other > value if name == "eq" else compare(1, other) == compare(value, other)
+
+
+def _compared(name: str) -> Callable[..., Any]:
+    operation = getattr(int, f"__{name}__")
+
+    def method(self: TaggedInt, other: Any) -> Any:
+        if not _settled(self, name, other):
+            self.use(other)
+        return operation(self, other)
+
+    return method
+
+
 def _floordiv(self: TaggedInt, other: Any) -> Any:
     if self.exact and type(other) is int and other > 1 and int.__mod__(self, other) == 0:
         return TaggedInt(int.__floordiv__(self, other), self.sources, self.on_use, exact=False, divisor=other)
@@ -134,7 +156,9 @@ for _name in (
 ):
     setattr(TaggedInt, f"__{_name}__", _followed(f"__{_name}__"))
 TaggedInt.__floordiv__ = _floordiv  # type: ignore[method-assign, assignment]
-for _name in ("truediv", "rtruediv", "pow", "rpow", "divmod", "rdivmod", "lt", "le", "gt", "ge", "float", "int"):
+for _name in ("lt", "le", "gt", "ge"):
+    setattr(TaggedInt, f"__{_name}__", _compared(_name))
+for _name in ("truediv", "rtruediv", "pow", "rpow", "divmod", "rdivmod", "float", "int"):
     setattr(TaggedInt, f"__{_name}__", _not_followed(f"__{_name}__"))
 for _name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio", "conjugate"):
     setattr(TaggedInt, _name, _not_followed(_name))
