@@ -10,7 +10,7 @@ import pytest
 import torch
 from ultralytics.nn.tasks import SegmentationModel
 
-from yolo_slim.callbacks.channel_pruning import slim_checkpoint
+from yolo_slim.callbacks.channel_pruning import weights_checkpoint
 from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.stock import save_ultralytics
@@ -21,7 +21,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a sound good.ckpt and good.pt."""
     folder = tmp_path_factory.mktemp("good")
     detector = YOLODetector(names={0: "car", 1: "bus"}, imgsz=64)
-    torch.save(slim_checkpoint(detector), folder / "good.ckpt")
+    torch.save(weights_checkpoint(detector), folder / "good.ckpt")
     save_ultralytics(detector.net, folder / "good.pt", imgsz=64)
     return folder
 

@@ -20,6 +20,7 @@ from yolo_slim.pruning import (
     structure_of,
     trace,
 )
+from yolo_slim.pruning.structure import STRUCTURE_KEY
 
 PRUNABLE = [t for t in TOYS if any(letter.islower() for letters in t.groups.values() for letter in letters)]
 
@@ -131,18 +132,29 @@ class Module(nn.Module):
         self.net = Split()
         self.hparams = {"lr": 0.1}
 
+    def on_save_checkpoint(self, checkpoint) -> None:
+        checkpoint["own"] = 1
 
+
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("inner", [False, True])
-def test_a_checkpoint_carries_the_structure(inner):
+def test_a_checkpoint_carries_the_structure(inner, early):
     slim, loaded = Module(), Module()
     example = torch.rand(1, 3, 8, 8)
     small = slim.net if inner else slim
     _, attributes = pruned(small, [(lambda m: m.eval()(example)) if inner else (lambda m: m.eval().net(example))])
     store_structure(slim, structure_of(small, attributes))
     checkpoint = {"hyper_parameters": dict(slim.hparams), "state_dict": slim.state_dict()}
+    if early:  # among the arguments of __init__, as it once was
+        checkpoint["hyper_parameters"]["structure"] = slim.slim_structure
+    else:
+        slim.on_save_checkpoint(checkpoint)
+        assert checkpoint["own"] == 1
+        assert "structure" not in checkpoint["hyper_parameters"]
     restore_structure(loaded, checkpoint, loaded.net if inner else None)
     loaded.load_state_dict(checkpoint["state_dict"])
-    assert loaded.hparams == slim.hparams
+    assert loaded.hparams == slim.hparams == {"lr": 0.1}
+    assert loaded.slim_structure == slim.slim_structure
     assert torch.equal(loaded.net.eval()(example), slim.net.eval()(example))
 
 
@@ -155,6 +167,16 @@ def test_a_checkpoint_without_a_structure_changes_nothing(checkpoint):
     assert module.hparams == {"lr": 0.1}
 
 
-def test_a_structure_needs_hparams_to_be_kept_in():
-    with pytest.raises(ValueError, match="SimpleNamespace has no hparams"):
+def test_a_structure_needs_a_hook_to_be_saved_by():
+    with pytest.raises(ValueError, match="SimpleNamespace has no on_save_checkpoint"):
         store_structure(SimpleNamespace(), {})
+
+
+def test_a_copy_saves_its_own_structure():
+    module = Module()
+    store_structure(module, structure_of(module))
+    twin = copy.deepcopy(module)
+    twin.slim_structure = {"net": {}}
+    checkpoint = {}
+    twin.on_save_checkpoint(checkpoint)
+    assert checkpoint[STRUCTURE_KEY] == {"net": {}}

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from yolo_slim.callbacks.checks import differing
+from yolo_slim.callbacks.foresight import foreseen_troubles
 from yolo_slim.callbacks.framework import (
     Callback,
     LightningModule,
@@ -86,7 +87,7 @@ def needs_example(selection: Selection) -> bool:
     return bool(selection.budgets) or selection.per != "channel"
 
 
-def slim_checkpoint(pl_module: LightningModule) -> dict[str, Any]:
+def weights_checkpoint(pl_module: LightningModule) -> dict[str, Any]:
     """A Lightning checkpoint of the weights alone: plain tensors and primitives, loads with ``weights_only=True``."""
     checkpoint: dict[str, Any] = {
         "epoch": 0,
@@ -104,7 +105,7 @@ def slim_checkpoint(pl_module: LightningModule) -> dict[str, Any]:
 def save_slim(pl_module: LightningModule, report: PruningReport, folder: str | Path) -> Path:
     """Writes ``slim.ckpt``, ``plan.yaml`` and ``pruning.yaml`` (the report with its layer table) into a folder.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all; the plan and the report come first.
 
     Returns:
         The path of the checkpoint.
@@ -113,10 +114,16 @@ def save_slim(pl_module: LightningModule, report: PruningReport, folder: str | P
     folder.mkdir(parents=True, exist_ok=True)
     report.plan.save(folder / "plan.yaml")
     write_whole(folder / "pruning.yaml", yaml.safe_dump(report.to_dict(), sort_keys=False))
+    return save_weights(pl_module, folder / "slim.ckpt")
+
+
+def save_weights(pl_module: LightningModule, path: Path) -> Path:
+    """Writes a checkpoint of the weights alone, which appears whole or not at all, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    torch.save(slim_checkpoint(pl_module), content)
-    write_whole(folder / "slim.ckpt", content.getvalue())
-    return folder / "slim.ckpt"
+    torch.save(weights_checkpoint(pl_module), content)
+    write_whole(path, content.getvalue())
+    return path
 
 
 @contextmanager
@@ -219,6 +226,8 @@ class ChannelPruning(Callback):
             raise MisconfigurationException(str(error)) from error
         if self.importance.kind == "taylor":
             self._steps = TakenSteps(trainer)
+        for warning in foreseen_troubles(pl_module, find_target(pl_module, self.target), graph):
+            rank_zero_warn(f"ChannelPruning: {warning}.")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets the gradients of earlier epochs: any epoch may be the last."""
@@ -239,14 +248,23 @@ class ChannelPruning(Callback):
             graph = None if converted else self._graph  # traced anew with inputs of the other type
             arguments = (self.target, self.importance, self._taylor, self.compensation, graph)
             selection = self.selection if self._sparsity is None else self._sparsity.prepared(self.selection)
-            self.report = prune_alike(
-                trainer, pl_module, self.target, lambda: prune_module(pl_module, selection, *arguments)
-            )
+            folder = Path(self.dirpath or trainer.default_root_dir)
+            kept = save_weights(pl_module, folder / "unpruned.ckpt") if trainer.is_global_zero else None
+            try:
+                self.report = prune_alike(
+                    trainer, pl_module, self.target, lambda: prune_module(pl_module, selection, *arguments)
+                )
+            except (RuntimeError, ValueError) as error:
+                raise type(error)(
+                    f"{error}. The weights at the end of the fit are in {kept}: load them, and prune without the "
+                    "layers in doubt (ignore) or with another selection"
+                ) from error
         before, after = self.report.parameters_before, self.report.parameters_after
         message = f"ChannelPruning: {self.report.reached:.1%} of the prunable channels removed"
         message += f" ({self.report.request} asked), {before / 1e6:.3f} M -> {after / 1e6:.3f} M parameters"
         if trainer.is_global_zero:
-            path = save_slim(pl_module, self.report, self.dirpath or trainer.default_root_dir)
+            path = save_slim(pl_module, self.report, folder)
+            (folder / "unpruned.ckpt").unlink(missing_ok=True)
             message += f"; saved {path}"
         rank_zero_info(message + ".")
         if self._sparsity is not None and self.importance.kind == "gamma" and self.report.threshold > SMALL_GAMMA:

@@ -116,6 +116,10 @@ class YOLODetector(LightningModule):
         """The channel graph of the network, for pruning and sparsity."""
         return trace_network(self.net)
 
+    def keep_structure(self, structure: dict[str, Any]) -> None:
+        """Keeps the sizes of the layers with what else rebuilds the network."""
+        self.hparams["structure"] = structure
+
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **keywords: Any) -> Any:
         """Lightning's method, of a file that has been looked through; takes an Ultralytics ``.pt`` as well.

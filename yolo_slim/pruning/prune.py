@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from yolo_slim.pruning.compensation import Compensated, compensate
 from yolo_slim.pruning.cost import CostModel
 from yolo_slim.pruning.dead_inputs import leave_constants
+from yolo_slim.pruning.fits import expect_fit, expect_selection
 from yolo_slim.pruning.graph import ChannelGraph, Fixed
 from yolo_slim.pruning.importance import gamma_importance
 from yolo_slim.pruning.latency import latency
@@ -116,10 +117,14 @@ def prune(
         RuntimeError: if the smaller model's outputs differ from the dense model's with the dropped channels at zero.
             In every case of an error the model is untouched.
     """
+    expect_selection(selection)
+    expect_fit(model, graph)
     for name, parameter in model.named_parameters():
         if parameter.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
     compensation = check_compensation(compensation, selection)
+    if example_inputs is None and (selection.budgets or selection.per != "channel"):
+        raise ValueError(f"{selection} counts what channels cost: pass example_inputs of the size that will be used")
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = gamma_importance(model, graph) if scores is None else scores
     selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
@@ -194,6 +199,8 @@ def check(
         ValueError: if a pattern matches nothing, a budget cannot be reached, example inputs are needed, or the
             compensation does not go with the selection or the passes of the graph.
     """
+    expect_selection(selection)
+    expect_fit(model, graph)
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = torch.arange(graph.num_groups, dtype=torch.float64)
     compensation = check_compensation(compensation, selection)

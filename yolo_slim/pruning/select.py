@@ -10,10 +10,12 @@ from torch import Tensor
 
 from yolo_slim.pruning.budgets import Budgets
 from yolo_slim.pruning.cost import CostModel
+from yolo_slim.pruning.fits import expect_selection
 from yolo_slim.pruning.graph import ChannelGraph
 from yolo_slim.pruning.keep_rules import KeepRules
 from yolo_slim.pruning.pools import Pool, make_pools
 from yolo_slim.pruning.selection import Selected, Selection
+from yolo_slim.wording import brief
 
 
 def select(
@@ -48,6 +50,7 @@ def select(
         ValueError: if the scores do not fit the graph or contain NaN, no channel is prunable, a pattern matches
             nothing, ``cost`` or ``measure`` is missing, or a budget cannot be reached.
     """
+    expect_selection(selection)
     values = _values(graph, scores, selection.per, cost)
     budgets = Budgets(selection.budgets, cost, measure)
     members = np.zeros(graph.num_groups, np.int64)
@@ -106,6 +109,8 @@ def _values(graph: ChannelGraph, scores: Tensor, per: str, cost: CostModel | Non
 
     A group that saves nothing counts as saving one parameter or operation.
     """
+    if not isinstance(scores, Tensor) or scores.is_complex():
+        raise ValueError(f"scores={brief(scores)}: expected a tensor of one number per group, ({graph.num_groups},)")
     if scores.shape != (graph.num_groups,) or bool(scores.isnan().any()):
         raise ValueError(
             f"expected one score per group, ({graph.num_groups},), without NaN; got {tuple(scores.shape)}"
