@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+from yolo_slim.documents import read_yaml
+from yolo_slim.wording import brief
 
 #: Keys that hold further keys.
 _SECTIONS = ("data", "model", "trainer")
@@ -46,17 +47,17 @@ def shorten(message: str) -> str:
 
 def _check(file: Path) -> None:
     if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
+        what = "is a folder" if file.is_dir() else "is no ordinary file" if file.exists() else "does not exist"
         raise ValueError(f"configuration file {file} {what}; give a YAML file, configs/ holds some to start from")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(file)
+    except ValueError as error:
         raise ValueError(f"configuration file {file} is not valid YAML ({error}); correct it") from error
     if not isinstance(content, dict):
-        holds = "is empty" if content is None else f"holds {content!r:.60}"
+        holds = "is empty" if content is None else f"holds {brief(content, 60)}"
         raise ValueError(f"configuration file {file} {holds}; expected keys with values, such as those in configs/")
     for section in _SECTIONS:
         if section in content and not isinstance(content[section], dict):
             raise ValueError(
-                f"configuration file {file} has {section}: {content[section]!r}; expected keys below it, or none"
+                f"configuration file {file} has {section}: {brief(content[section])}; expected keys below it, or none"
             )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from yolo_slim.quiet import quieten
+from yolo_slim.wording import printable
 
 VERBS = {
     "fit": "train a detector: baseline, sparse phase or finetune, as the configuration says",
@@ -18,6 +19,9 @@ VERBS = {
     "export": "write ONNX, TorchScript, OpenVINO, ... files and measure their size, latency and mAP",
     "slim": "all phases in one resumable command: train, sparse-train, prune, finetune",
 }
+
+#: Of an error's line, in characters.
+_LONGEST = 1200
 
 USAGE = """\
 usage: train.py VERB [-c CONFIG.yaml ...] [--key value ...]
@@ -110,5 +114,6 @@ def _user_errors() -> tuple[type[BaseException], ...]:
 
 
 def _fail(message: str, status: int = 1) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = printable(" ".join(message[:20_000].split()))
+    print(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + ' ...'}", file=sys.stderr)
     raise SystemExit(status)

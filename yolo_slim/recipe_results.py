@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import yaml
 from rich.console import Console
 
 from yolo_slim.detection.checkpoints import load_network
 from yolo_slim.detection.metrics import SCORE_NAMES
+from yolo_slim.documents import read_yaml
 from yolo_slim.files import whole, write_whole
 from yolo_slim.pruning.penalty import gamma_magnitudes
 from yolo_slim.reporting.html import write_report
@@ -70,8 +70,8 @@ def read_mapping(file: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]
         ValueError: If it is damaged or lacks one of the keys; the message ends with the remedy.
     """
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        found = read_yaml(file)
+    except ValueError:
         found = None
     if not isinstance(found, dict) or not set(keys) <= found.keys():
         raise ValueError(f"{file} is damaged; {remedy}")

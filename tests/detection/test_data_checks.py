@@ -137,17 +137,6 @@ def test_corrupt_cache_does_not_matter(shapes_copy: Path, cache: bytes) -> None:
     assert len(fitted(shapes_copy).datasets["train"]) == 12
 
 
-def test_stale_cache_does_not_matter(shapes_copy: Path) -> None:
-    fitted(shapes_copy)
-    assert (shapes_copy / "labels/train.cache").exists()
-    (shapes_copy / "labels/train/00000.txt").write_text("3 0.5 0.5 0.25 0.25\n")
-    labels = fitted(shapes_copy).datasets["train"].labels
-    assert labels[0]["cls"].tolist() == [[3.0]]
-    (shapes_copy / "labels/train/00000.txt").write_text("9 0.5 0.5 0.25 0.25\n")
-    with pytest.raises(ValueError, match="class 9 exceeds"):
-        fitted(shapes_copy)
-
-
 def test_folder_that_cannot_be_written(shapes_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ultralytics_utils, "is_dir_writeable", lambda path: False)
     assert len(list(fitted(shapes_copy).train_dataloader())) == 3

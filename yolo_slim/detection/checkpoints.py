@@ -24,6 +24,7 @@ from yolo_slim.detection.sizes import apply_sizes, expect_tensors
 from yolo_slim.detection.training_state import PARTS, check_training_state
 from yolo_slim.files import write_whole
 from yolo_slim.pruning import structure_of
+from yolo_slim.wording import brief
 
 #: Name of the network inside a detector, and so the prefix of its entries in a state dict.
 NETWORK_PREFIX = "net."
@@ -167,9 +168,9 @@ def check_checkpoint(checkpoint: Any, name: object) -> None:
     parts = checkpoint if isinstance(checkpoint, dict) else {}
     about = parts.get("yolo_slim")  # early checkpoints say nothing of their format
     written = about.get("format") if isinstance(about, Mapping) else FORMAT
-    if type(written) is not int or written > FORMAT:
+    if type(written) is not int or not 0 <= written <= FORMAT:
         raise ValueError(
-            f"{name} has the checkpoint format {written!r}, this yolo_slim ({__version__}) reads up to {FORMAT}; "
+            f"{name} has the checkpoint format {brief(written)}, this yolo_slim ({__version__}) reads up to {FORMAT}; "
             "install a newer one"
         )
     hparams = parts.get("hyper_parameters")
@@ -180,7 +181,7 @@ def check_checkpoint(checkpoint: Any, name: object) -> None:
         )
     if unknown := set(hparams) - {"model", "names", "imgsz", "structure", "variants"}:
         raise ValueError(
-            f"{name} is a checkpoint of another project, whose hyper_parameters have {min(map(str, unknown))!r:.80}; "
+            f"{name} is a checkpoint of another project, whose hyper_parameters have {min(map(brief, unknown))}; "
             "expected one that yolo_slim wrote, or an Ultralytics .pt file"
         )
     model, names, structure = (hparams.get(key) for key in ("model", "names", "structure"))

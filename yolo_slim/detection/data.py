@@ -95,7 +95,7 @@ class YOLODataModule(L.LightningDataModule):
         cache: Keep decoded images in memory (`ram`) or beside the images (`disk`).
         single_cls: Treat all classes as one.
         augment: Augmentation of training images.
-        source: Image or folder of images for `predict`; by default the validation images.
+        source: Image, folder of images or list file for `predict`; by default the validation images.
     """
 
     def __init__(
@@ -170,6 +170,8 @@ class YOLODataModule(L.LightningDataModule):
             ValueError: If the YAML, an image or a label is malformed.
         """
         self.datasets = self._build(stage, self.cache)
+        for split, dataset in self.datasets.items():
+            rank_zero_info(f"{split}: {data_checks.counted(dataset)}")
         if stage == "fit":
             self._train = SeededDataset(self.datasets["train"], seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
             self._mosaic_closed = False
@@ -179,8 +181,8 @@ class YOLODataModule(L.LightningDataModule):
             return {}
         data_checks.read_data_yaml(self._file)
         info = data_checks.resolve(self._file, download=False)
-        if self.single_cls:
-            info["names"], info["nc"] = self.names, 1
+        names = self.names or {}
+        info["names"], info["nc"] = names, len(names)
         datasets = {}
         for split in SPLITS[stage]:
             key = split
@@ -204,7 +206,18 @@ class YOLODataModule(L.LightningDataModule):
         assert self._train is not None, "setup('fit') was not called"
         world_size, rank = self._processes
         seed = self._train.seed
-        return self._loader(self._train, EpochSampler(self._train, world_size, rank, shuffle=True, seed=seed))
+        sampler = EpochSampler(self._train, world_size, rank, shuffle=True, seed=seed)
+        net = getattr(getattr(self.trainer, "lightning_module", None), "net", None)
+        coarsest = STRIDE if net is None else int(net.stride.max())
+        alone = self.imgsz <= coarsest and (len(sampler) % self.batch == 1 or self.batch == 1)
+        if alone and (self.batch == 1 or len(sampler) == 1):
+            raise ValueError(
+                f"data.batch={self.batch}, {len(sampler)} images of data.imgsz={self.imgsz}: BatchNorm needs more than "
+                f"one value a channel, which an image of {coarsest} pixels does not have; use larger images or batches."
+            )
+        if alone:
+            rank_zero_info(f"The last batch of each epoch is left out: one image of {self.imgsz} pixels is not enough.")
+        return self._loader(self._train, sampler, drop_last=alone)
 
     def val_dataloader(self) -> DataLoader:
         """Return batches of validation images, every image once."""
@@ -232,11 +245,12 @@ class YOLODataModule(L.LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
 
-    def _loader(self, dataset: Dataset, sampler: Sampler | None) -> DataLoader:
+    def _loader(self, dataset: Dataset, sampler: Sampler | None, drop_last: bool = False) -> DataLoader:
         return LateLoader(
             dataset,
             batch_size=self.batch,
             sampler=sampler,
+            drop_last=drop_last,
             num_workers=self.workers,
             collate_fn=YOLODataset.collate_fn,
             worker_init_fn=seed_worker,

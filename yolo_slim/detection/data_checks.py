@@ -5,18 +5,25 @@ Ultralytics leaves out images and labels that it cannot use, with a warning; her
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ultralytics.data.dataset import YOLODataset
-from ultralytics.data.utils import check_det_dataset, img2label_paths, verify_image_label
+from ultralytics.data.utils import check_det_dataset, img2label_paths
 from ultralytics.nn.autobackend import check_class_names
 from ultralytics.utils import remove_colorstr
 from ultralytics.utils.checks import check_file
 
-from yolo_slim.detection.data_guards import guarded, refuse_script
+from yolo_slim.detection.classes import MAX_CLASSES
+from yolo_slim.detection.data_guards import guarded, known_messages, refuse_script, verify
+from yolo_slim.documents import read_yaml
+from yolo_slim.wording import brief, printable
+
+#: How Ultralytics says that labels occur twice.
+_DOUBLED = re.compile(r"(\d+) duplicate labels removed")
 
 
 def find_data_yaml(data: str) -> Path:
@@ -50,8 +57,8 @@ def read_data_yaml(file: Path) -> dict[str, Any]:
         ValueError: If the file is empty, malformed, or lacks what a detection data set needs.
     """
     try:
-        info = yaml.safe_load(file.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError as error:
+        info = read_yaml(file, texts=("names",))
+    except ValueError as error:
         raise ValueError(f"{file} is not valid YAML ({_one_line(error)}): correct the file.") from error
     if info is None:
         raise ValueError(f"{file} is empty, expected the keys train, val and names.")
@@ -63,11 +70,15 @@ def read_data_yaml(file: Path) -> dict[str, Any]:
         paths = info.get(split)
         several = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
         if not paths or not (isinstance(paths, str) or several):
-            raise ValueError(f"{file} has {split}: {paths!r}, expected a folder of images, a list file, or several.")
+            raise ValueError(
+                f"{file} has {split}: {brief(paths)}, expected a folder of images, a list file, or several."
+            )
     if not isinstance(info.get("path", ""), str):
-        raise ValueError(f"{file} has path: {info['path']!r}, expected the folder that train and val are in.")
+        raise ValueError(f"{file} has path: {brief(info['path'])}, expected the folder that train and val are in.")
     if info.get("channels", 3) != 3:
-        raise ValueError(f"{file} has channels: {info['channels']!r}, expected 3: images are read as colour images.")
+        raise ValueError(
+            f"{file} has channels: {brief(info['channels'])}, expected 3: images are read as colour images."
+        )
     info["names"] = _names(file, info)
     return info
 
@@ -76,14 +87,23 @@ def _names(file: Path, info: dict[str, Any]) -> dict[int, str]:
     names, nc = info.get("names"), info.get("nc")
     if names is None and nc is None:
         raise ValueError(f"{file} has neither names nor nc, expected names: one for each class.")
-    if nc is not None and (type(nc) is not int or nc < 1):
-        raise ValueError(f"{file} has nc: {nc!r}, expected the number of classes, at least 1.")
+    if nc is not None and (type(nc) is not int or not 1 <= nc <= MAX_CLASSES):
+        raise ValueError(f"{file} has nc: {brief(nc)}, expected the number of classes, from 1 to {MAX_CLASSES}.")
     if names is None:
         return {i: f"class_{i}" for i in range(nc or 0)}
     if not isinstance(names, list | dict) or not names:
-        raise ValueError(f"{file} has names: {names!r}, expected a list, or a mapping from class index to name.")
+        raise ValueError(f"{file} has names: {brief(names)}, expected a list, or a mapping from class index to name.")
+    if len(names) > MAX_CLASSES:
+        raise ValueError(f"{file} has {len(names)} names, expected at most {MAX_CLASSES}.")
+    listed = list(names.values()) if isinstance(names, dict) else names
+    if strange := [name for name in listed if not isinstance(name, str) or not name.strip() or len(name) > 200]:
+        raise ValueError(
+            f"{file} has the name {brief(strange[0])}, expected a text of up to 200 letters for each class."
+        )
     if isinstance(names, dict) and {str(key) for key in names} != {str(i) for i in range(len(names))}:
-        raise ValueError(f"{file} has names for the classes {sorted(map(str, names))}, expected 0 to {len(names) - 1}.")
+        raise ValueError(
+            f"{file} has names for the classes {brief(sorted(map(str, names)))}, expected 0 to {len(names) - 1}."
+        )
     if nc is not None and nc != len(names):
         raise ValueError(f"{file} has nc: {nc} and {len(names)} names: remove nc, or correct one of them.")
     return check_class_names(names)
@@ -173,12 +193,23 @@ def _refuse_unusable(dataset: YOLODataset, file: Path, split: str) -> None:
     image = next(path for path in dataset.get_img_files(dataset.img_path) if path not in kept)
     label = img2label_paths([image])[0]
     nc = len(dataset.data["names"])
-    reason = _reason(verify_image_label((image, label, "", False, nc, 0, 0, dataset.single_cls))[-1])
+    reason = _reason(verify((image, label, "", False, nc, 0, 0, dataset.single_cls))[-1])
     raise ValueError(
         f"{file}: {dropped} of {len(dataset.label_files)} {split} images cannot be used. The first is {image}, labels "
         f"in {label}: {reason}. Expected a readable image and lines of 'class x_center y_center width height', class "
         f"from 0 to {nc - 1}, the others in [0, 1]: correct or remove them."
     )
+
+
+def counted(dataset: YOLODataset) -> str:
+    """One line on a data set: images, objects, and what may be other than meant."""
+    missing = [not os.path.isfile(path) for path in img2label_paths([*dataset.im_files])]
+    objects = [len(label["cls"]) for label in dataset.labels]
+    empty = sum(not count and not absent for count, absent in zip(objects, missing, strict=True))
+    doubled = sum(int(found[0]) for found in map(_DOUBLED.findall, known_messages(dataset)) if found)
+    notes = {"without a label file": sum(missing), "with an empty one": empty, "duplicate labels dropped": doubled}
+    found = "".join(f", {count} {what}" for what, count in notes.items() if count)
+    return f"{len(objects)} images, {sum(objects)} objects{found}"
 
 
 def _reason(message: str) -> str:
@@ -195,4 +226,4 @@ def _no_labels(file: Path, split: str) -> str:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(remove_colorstr(str(error)).split())
+    return printable(" ".join(remove_colorstr(str(error)).split()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from ultralytics.utils.torch_utils import initialize_weights
 
 from yolo_slim.detection.classes import match_classes
 from yolo_slim.detection.description import check_description
+from yolo_slim.documents import read_yaml
 from yolo_slim.pruning import ChannelGraph, apply_structure, trace
 from yolo_slim.pruning.passes import train_but_statistics
 from yolo_slim.wording import brief
@@ -52,6 +54,11 @@ def build_network(
         ValueError: If the YAML is not a detection model, or the structure belongs to another one.
     """
     what = what or (f"model {model!r}" if isinstance(model, str) else "the given model description")
+    if isinstance(model, str) and Path(_yaml_name(model)).is_file():
+        try:
+            read_yaml(_yaml_name(model))  # within bounds, before Ultralytics reads it
+        except ValueError as error:
+            raise ValueError(f"{what} is no model YAML ({error})") from error
     try:
         config = yaml_model_load(_yaml_name(model)) if isinstance(model, str) else copy.deepcopy(dict(model))
     except FileNotFoundError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from torch import Tensor
 
+from yolo_slim.documents import read_yaml
 from yolo_slim.files import write_whole
 from yolo_slim.pruning.graph import ChannelGraph
 
@@ -83,8 +84,8 @@ class PruningPlan:
             ValueError: if the file holds no plan.
         """
         try:
-            return cls.from_dict(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, yaml.YAMLError) as error:
+            return cls.from_dict(read_yaml(path))
+        except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
 
