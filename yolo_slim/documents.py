@@ -45,7 +45,10 @@ def parse_yaml(text: str, texts: tuple[str, ...] = ()) -> Any:
     Raises:
         ValueError: If it is not valid, nested too deeply, or would expand to more than can be held.
     """
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:  # a character that no text has
+        raise ValueError(" ".join(printable(str(error)).split())[:300]) from error
     try:
         node = loader.get_single_node()
         if node is None:

@@ -43,7 +43,8 @@ def find_data_yaml(data: str) -> Path:
             f"({_one_line(error)}): correct the path, or use 'shapes' for the built-in set."
         ) from error
     if not file.is_file():
-        raise FileNotFoundError(f"data={data!r} is a folder, expected a file: give the data YAML inside it.")
+        what = "is a folder, expected a file: give the data YAML inside it" if file.is_dir() else "is no ordinary file"
+        raise FileNotFoundError(f"data={data!r} {what}.")
     return file
 
 
@@ -190,7 +191,8 @@ def _refuse_unusable(dataset: YOLODataset, file: Path, split: str) -> None:
     if not dropped:
         return
     kept = set(dataset.im_files)
-    image = next(path for path in dataset.get_img_files(dataset.img_path) if path not in kept)
+    with guarded():
+        image = next(path for path in dataset.get_img_files(dataset.img_path) if path not in kept)
     label = img2label_paths([image])[0]
     nc = len(dataset.data["names"])
     reason = _reason(verify((image, label, "", False, nc, 0, 0, dataset.single_cls))[-1])
