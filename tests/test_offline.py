@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.hostile import write_tiny
+from yolo_slim.detection.shapes import CLASSES
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,7 +88,7 @@ def test_the_guard_sees_what_is_tried(tmp_path):
 
 
 def test_reading_building_and_training_reach_nobody(tmp_path):
-    write_tiny(tmp_path)
+    write_tiny(tmp_path, CLASSES)
     script = """
 import torch
 import yolo_slim

@@ -16,6 +16,7 @@ import yolo_slim
 from tests.helpers.hostile import write_tiny
 from tests.helpers.refused import refused
 from yolo_slim.detection.opening import is_trusted
+from yolo_slim.detection.shapes import CLASSES
 from yolo_slim.main import VERBS, main
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ class Gadget:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with tiny.pt, strange.pt (which wants a harmless class) and evil.pt."""
     monkeypatch.chdir(tmp_path)
-    files = write_tiny(tmp_path)
+    files = write_tiny(tmp_path, CLASSES)
     for name, extra in {"strange": decimal.Decimal("0.5"), "evil": Gadget()}.items():
         content = torch.load(files["pt"], weights_only=False)
         content["train_args"]["extra"] = extra
@@ -47,7 +48,7 @@ def validate(file: str, *more: str) -> list[str]:
 
 
 def test_load_opens_more_only_when_told(folder):
-    assert yolo_slim.load("tiny.pt").hparams["names"] == {0: "car", 1: "bus"}
+    assert yolo_slim.load("tiny.pt").hparams["names"] == dict(enumerate(CLASSES))
     with pytest.raises(ValueError, match=r"strange.pt wants decimal.Decimal, .* open it with --trust"):
         yolo_slim.load("strange.pt")
     net = yolo_slim.load("strange.pt", trust=True).net

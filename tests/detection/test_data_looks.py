@@ -236,9 +236,7 @@ def test_a_last_batch_of_one_image_of_a_single_cell_is_left_out(tmp_path, train,
 
 def test_batches_of_one_image_of_a_single_cell_are_refused(tmp_path):
     data = YOLODataModule(str(make(tmp_path)), imgsz=32, batch=1, workers=0)
-    with pytest.raises(
-        ValueError, match=r"data.batch=1, 4 images of data.imgsz=32: BatchNorm needs more"
-    ):
+    with pytest.raises(ValueError, match=r"data.batch=1, 4 images of data.imgsz=32: BatchNorm needs more"):
         trainer_for(tmp_path, max_epochs=1).fit(YOLODetector(names=data.names, imgsz=32), datamodule=data)
 
 

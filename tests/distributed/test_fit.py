@@ -111,6 +111,7 @@ def test_static_graph_with_accumulation_is_refused(nbs, refused):
     detector = YOLODetector(names={0: "one"}, imgsz=64, hyp=Hyperparameters(nbs=nbs))
     detector.trainer = SimpleNamespace(
         strategy=DDPStrategy(static_graph=True),
+        scaler=None,
         fit_loop=SimpleNamespace(setup_data=lambda: None),
         train_dataloader=SimpleNamespace(batch_size=4, dataset=range(64)),
         num_training_batches=8,

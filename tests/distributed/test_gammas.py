@@ -101,4 +101,4 @@ def test_a_prune_to_milliseconds_is_that_of_rank_0(ranks):
     first, second = (rank["prune to milliseconds"] for rank in ranks)
     assert 0.4 < first["share"] <= 0.6
     assert equal(first, second)
-    assert first["hparams"]["structure"] == second["hparams"]["structure"] != {}
+    assert first["structure"] == second["structure"] != {}

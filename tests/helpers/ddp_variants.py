@@ -177,7 +177,7 @@ def prune_to_milliseconds() -> dict[str, Any]:
     report = callback.report
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
-        "hparams": dict(model.hparams),
+        "structure": getattr(model, "slim_structure", {}),
         "share": report.parameters_after / report.parameters_before,
     }
 

@@ -6,7 +6,7 @@ import io
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,8 @@ TINY: dict[str, Any] = {
 }
 
 
-def write_tiny(folder: Path) -> dict[str, Path]:
-    """Writes a sound ``tiny.pt`` and ``tiny.ckpt`` into a folder; returns them by their endings."""
+def write_tiny(folder: Path, names: Sequence[str] = ("car", "bus")) -> dict[str, Path]:
+    """Writes a sound ``tiny.pt`` and ``tiny.ckpt`` of these classes into a folder; returns them by their endings."""
     import torch
 
     from yolo_slim.detection.checkpoints import save_weights
@@ -161,8 +161,8 @@ def write_tiny(folder: Path) -> dict[str, Path]:
     from yolo_slim.detection.stock import save_ultralytics
 
     torch.manual_seed(0)
-    net = build_network(TINY, nc=2)
-    net.names = {0: "car", 1: "bus"}
+    net = build_network(TINY, nc=len(names))
+    net.names = dict(enumerate(names))
     files = {kind: folder / f"tiny.{kind}" for kind in ("pt", "ckpt")}
     save_ultralytics(net, files["pt"], imgsz=64)
     save_weights(net, files["ckpt"], imgsz=64)
