@@ -122,7 +122,7 @@ def test_static_graph_with_accumulation_is_refused(nbs, refused):
     if not refused:
         assert "optimizer" in detector.configure_optimizers()
         return
-    with pytest.raises(MisconfigurationException, match="2 batches make a step .* leave it out, or set .*nbs 8"):
+    with pytest.raises(MisconfigurationException, match="2 batches make a step .* leave it out, or set hyp.nbs=8"):
         detector.configure_optimizers()
 
 
