@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo_slim.arguments import check_config_files, shorten
+from yolo_slim.arguments import check_config_files, files_first, shorten
 
 UNION = """Parser key "trainer.callbacks":
   Does not validate against any of the Union subtypes
@@ -58,7 +58,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_good_files_and_none(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("data: {imgsz: 64}")
-    check_config_files(["fit", "-c", str(file), "--name", "-c-"])
+    check_config_files(["fit", "-c", str(file), "--name=-c-"])
     check_config_files(["fit"])
 
 
@@ -69,3 +69,29 @@ def test_what_is_wrong_stays_of_a_long_message() -> None:
     )
     assert shorten(WORKER) == "image a.jpg cannot be read; replace or remove it"
     assert shorten("one line") == "one line"
+
+
+@pytest.mark.parametrize(
+    "option", [["-c", "a.yaml"], ["-c=a.yaml"], ["-ca.yaml"], ["--config", "a.yaml"], ["--config=a.yaml"]]
+)
+def test_the_command_line_comes_after_the_files_wherever_they_stand(option: list[str]) -> None:
+    keys = ["--a", "-1", "--b=2"]
+    expected = ["fit", *option, "-c", "b.yaml", *keys]
+    for given in (["fit", *keys, *option, "-c", "b.yaml"], ["fit", *keys[:2], *option, "--b=2", "-c", "b.yaml"]):
+        assert files_first(given) == expected
+    assert files_first(expected) == expected
+
+
+def test_the_file_of_a_group_comes_before_its_keys() -> None:
+    assert files_first(["fit", "--m.hyp.lr0", "1", "--x", "--m.hyp", "r.yaml"]) == [
+        *("fit", "--m.hyp", "r.yaml", "--m.hyp.lr0", "1", "--x")
+    ]
+    appended = ["fit", "--t.callbacks+=A", "--t.callbacks.x=1", "--t.callbacks+=B", "--t.callbacks.x=2"]
+    assert files_first(appended) == appended
+    twice = ["fit", "--t.logger", "A", "--t.logger.x", "1", "--t.logger", "B"]
+    assert files_first(twice) == twice
+
+
+@pytest.mark.parametrize("arguments", [[], ["fit"], ["--help"], ["fit", "-c"]])
+def test_little_stays_as_it_is(arguments: list[str]) -> None:
+    assert files_first(arguments) == arguments

@@ -10,6 +10,8 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 
+from tests.helpers.held import in_another_process
+from tests.helpers.refused import refused
 from yolo_slim import fit_parts, recipe, recipe_results
 from yolo_slim.main import main
 
@@ -118,8 +120,9 @@ def test_interrupted_in_a_phase_and_between_phases_equals_straight(straight, con
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "prune_file", power_cut)
         with pytest.raises(SystemExit):
-            main(["slim", "-c", str(config)])
+            main(["slim", "-c", str(config), "--finetune.epochs", "2", "--prune.compensation", "none"])
     assert (run / "sparse" / "result.yaml").is_file()
+    # What has been given for phases that have not begun may be corrected.
     sparse = (run / "sparse" / "last.ckpt").stat().st_mtime_ns
 
     main(["slim", "-c", str(config)])
@@ -146,9 +149,43 @@ def test_phases_can_be_switched_off(straight, config, tmp_path, monkeypatch):
 
 def test_other_settings_under_the_same_name_are_refused(straight, config, monkeypatch, capsys):
     monkeypatch.chdir(straight.parents[1])
-    with pytest.raises(SystemExit):
-        main(["slim", "-c", str(config), "--finetune.epochs", "7"])
-    assert "finetune.epochs: 1 there, 7 here" in capsys.readouterr().err
+    assert "holds a finetune phase with other settings (finetune.epochs: 1 there, 7 here)" in refused(
+        capsys, ["slim", "-c", str(config), "--finetune.epochs", "7"]
+    )
+    message = refused(capsys, ["slim", "-c", str(config), "--prune.selection.ratio", "0.4"])
+    assert "holds a sparse phase with other settings (prune.selection.ratio: 0.5 there, 0.4 here)" in message
+    settings = (straight / "recipe.yaml").read_text()
+    main(["slim", "-c", str(config), "--data.workers", "1"])  # a matter of the machine
+    assert "workers: 1" in (straight / "recipe.yaml").read_text()
+    main(["slim", "-c", str(config)])
+    assert (straight / "recipe.yaml").read_text() == settings
+
+
+def test_a_run_that_is_going_on_is_not_started_twice(straight, config, monkeypatch, capsys):
+    monkeypatch.chdir(straight.parents[1])
+    with in_another_process(straight):
+        assert "another process is running in runs/slim" in refused(capsys, ["slim", "-c", str(config)])
+    main(["slim", "-c", str(config)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--sparse.epochs", "1"], "got sparse.epochs=1; set sparse.epochs to 2 or more"),
+        (
+            ["--sparse.sparsity.penalty", "growing", "--prune.selection.max_latency_ms", "3"],
+            "cannot work towards max_latency_ms=3",
+        ),
+        (["--prune.selection.ignore", "[model.*]"], "no prunable gamma"),
+        (["--prune.selection.max_params", "0.001"], "max_params"),
+        (["--prune.compensation", "exact", "--prune.selection.round_to", "8"], "compensation='exact'"),
+        (["--finetune.hyp.lr0", "0"], "hyp.lr0=0"),
+    ],
+)
+def test_later_phases_are_asked_before_the_first_step(config, tmp_path, monkeypatch, capsys, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused(capsys, ["slim", "-c", str(config), *arguments])
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolo_slim.run_folder import RUN_DIR, new_run_folder, sanitize
+from tests.helpers.held import in_another_process
+from yolo_slim.run_folder import RUN_DIR, held, new_run_folder, sanitize
 
 ROOT = Path(__file__).parents[1]
 ASK = "import sys; from yolo_slim.run_folder import new_run_folder; print(new_run_folder(sys.argv[1], 'run'))"
@@ -128,3 +129,27 @@ def test_torchrun_ranks_agree_and_ignore_an_inherited_folder(tmp_path: Path) -> 
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(runs)]
     command(launch, **{RUN_DIR: str(earlier)})
     assert {(runs / f"rank{rank}").read_text() for rank in range(2)} == {str(runs / "run-2")}
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+    with in_another_process(tmp_path), pytest.raises(ValueError, match="another process is running in"), held(tmp_path):
+        pass
+    with held(tmp_path):
+        pass
+
+
+def test_the_lock_ends_with_its_process_and_not_with_what_that_has_started(tmp_path):
+    with in_another_process(tmp_path, fork=True) as process:
+        with pytest.raises(ValueError, match="give this one another --name"), held(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        with held(tmp_path):
+            pass
+
+
+def test_other_ranks_do_not_ask_for_the_lock(tmp_path, monkeypatch):
+    with in_another_process(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with held(tmp_path):
+            pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from yolo_slim.documents import read_yaml
@@ -24,17 +25,39 @@ _NOISE = (
 )
 
 
+def files_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, each file before the keys that it may hold: the command line wins wherever it stands.
+
+    Configuration files come first. So does the file of a group of keys, such as ``--model.hyp rates.yaml``, before
+    ``--model.hyp.lr0``, unless the group has been given before that already.
+
+    Args:
+        arguments: The verb, and its keys and values.
+
+    Example:
+        >>> files_first(["fit", "--trainer.max_epochs", "3", "-c", "long.yaml"])
+        ['fit', '-c', 'long.yaml', '--trainer.max_epochs', '3']
+    """
+    options = _options(arguments)
+    ordered = [option for option in options if _file_of(option) is not None]
+    for option in options:
+        if _file_of(option) is not None:
+            continue
+        keys = [_key(other) for other in ordered]
+        below = [place for place, key in enumerate(keys) if key.startswith(_key(option) + ".")]
+        ordered.insert(below[0] if below and _key(option) not in keys else len(ordered), option)
+    return [*_before_options(arguments), *(word for option in ordered for word in option)]
+
+
 def check_config_files(arguments: Sequence[str]) -> None:
     """Reads the configuration files among the arguments, to name the one that is wrong.
 
     Raises:
         ValueError: If one is missing, a folder, empty, not YAML or not a mapping of keys.
     """
-    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if option in ("-c", "--config"):
-            _check(Path(following))
-        elif option.startswith("--config="):
-            _check(Path(option.partition("=")[2]))
+    for option in _options(arguments):
+        if (file := _file_of(option)) is not None:
+            _check(Path(file))
 
 
 def shorten(message: str) -> str:
@@ -43,6 +66,40 @@ def shorten(message: str) -> str:
         message = message.strip().splitlines()[-1].partition(": ")[2]
     lines = [line.strip() for line in message.splitlines()]
     return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(_NOISE))
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word names a key; a negative number does not."""
+    return word.startswith("--") or word[:1] == "-" and word[1:2].isalpha()
+
+
+def _before_options(arguments: Sequence[str]) -> list[str]:
+    return list(takewhile(lambda word: not _is_option(word), arguments))
+
+
+def _options(arguments: Sequence[str]) -> list[list[str]]:
+    """Every key among the arguments, together with the words that follow it."""
+    found: list[list[str]] = []
+    for word in arguments[len(_before_options(arguments)) :]:
+        if _is_option(word):
+            found.append([word])
+        else:
+            found[-1].append(word)
+    return found
+
+
+def _key(option: Sequence[str]) -> str:
+    return option[0].lstrip("-").partition("=")[0]
+
+
+def _file_of(option: Sequence[str]) -> str | None:
+    """The configuration file that ``-c`` or ``--config`` gives, in any of the ways to write it; None for other keys."""
+    word = option[0]
+    if word in ("-c", "--config"):
+        return option[1] if len(option) > 1 else ""
+    if word.startswith("--config="):
+        return word.partition("=")[2]
+    return word[2:].removeprefix("=") if word.startswith("-c") else None
 
 
 def _check(file: Path) -> None:

@@ -64,14 +64,14 @@ def main(args: Sequence[str] | None = None) -> None:
     quieten(verb)
     import jsonargparse
 
-    from yolo_slim.arguments import check_config_files, shorten
+    from yolo_slim.arguments import check_config_files, files_first, shorten
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
     try:
         check_config_files(arguments)
         command = _command(verb)
         with _trusting(trust):
-            command(arguments)
+            command(files_first(arguments))
     except jsonargparse.ArgumentError as error:
         if os.environ.get("YOLO_SLIM_DEBUG"):
             raise

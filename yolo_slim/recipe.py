@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import Callback
 from yolo_slim import fit_parts, launch
 from yolo_slim.callbacks import WeightEMA
 from yolo_slim.callbacks.channel_pruning import needs_example
+from yolo_slim.callbacks.checks import check_epochs
+from yolo_slim.callbacks.framework import check_strategy
 from yolo_slim.checkpoint_io import keep_whole
 from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.detector import YOLODetector
@@ -84,11 +86,18 @@ class Recipe:
         model = given.model
         if not given.baseline.enabled and not model.weights and not model.model.endswith(".pt"):
             raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
+        if given.sparse.enabled:
+            check_epochs(given.sparse.epochs, given.sparse.sparsity.penalty, "sparse.epochs")
+        trainer = self._trainer(self.instantiate(), logger=False, callbacks=[], enable_checkpointing=False)
+        if given.sparse.enabled:
+            check_strategy(trainer, "GammaSparsity")
         if given.sparse.enabled or given.prune.enabled:
             detector = YOLODetector(model.model, given.data.names, model.weights, given.data.imgsz)
             if not given.baseline.enabled:
                 detector.setup("validate")  # whether the weights know the classes
             example = detector.pruning_example if needs_example(given.prune.selection) else None
+            if given.sparse.enabled:
+                given.sparse.sparsity.check(detector)
             check(detector.net, detector.trace_channels(), given.prune.selection, example, given.prune.compensation)
 
     # Phases

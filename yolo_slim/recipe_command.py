@@ -19,10 +19,11 @@ from yolo_slim.detection.hyperparameters import Hyperparameters
 from yolo_slim.detection.image_size import choose_imgsz
 from yolo_slim.files import write_whole
 from yolo_slim.prune_command import add_prune_arguments
-from yolo_slim.recipe import Recipe
+from yolo_slim.recipe import PHASES, RESULT, Recipe
 from yolo_slim.recipe_results import read_mapping
-from yolo_slim.run_folder import discard_untrained, make, sanitize
+from yolo_slim.run_folder import LOCK, discard_untrained, held, make, sanitize
 from yolo_slim.verb_parser import verb_parser
+from yolo_slim.wording import brief
 
 #: What a run of the recipe was started with.
 SETTINGS = "recipe.yaml"
@@ -30,6 +31,12 @@ SETTINGS = "recipe.yaml"
 OPEN_SECONDS = 60
 #: Trainer arguments that the recipe sets itself.
 OWN = {"callbacks", "logger", "max_epochs", "default_root_dir", "enable_checkpointing", "num_sanity_val_steps"}
+
+#: Settings that may change at any time: how a machine does the work. A batch that no longer fits is among them.
+OF_THE_MACHINE = {
+    "data": {"batch", "workers", "cache"},
+    "trainer": {"accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar"},
+}
 
 
 def parser() -> ArgumentParser:
@@ -73,13 +80,15 @@ def main(arguments: Sequence[str]) -> None:
     keys.instantiate_classes(given)  # refuses bad values before a folder is made
     folder = Path(given.project) / sanitize(given.name)
     new = not (folder / SETTINGS).is_file()
-    _open(folder, _settings(keys, given))
-    try:
-        Recipe(lambda: keys.instantiate_classes(given), folder).run()
-    except BaseException:
-        if new and launch.rank() == 0:  # so that corrected settings may have the name
-            discard_untrained(folder)
-        raise
+    _expect_own(folder)
+    with held(folder):
+        _open(folder, _settings(keys, given))
+        try:
+            Recipe(lambda: keys.instantiate_classes(given), folder).run()
+        except BaseException:
+            if new and launch.rank() == 0:  # so that corrected settings may have the name
+                discard_untrained(folder)
+            raise
 
 
 def _settings(keys: ArgumentParser, given: Namespace) -> dict[str, Any]:
@@ -88,35 +97,76 @@ def _settings(keys: ArgumentParser, given: Namespace) -> dict[str, Any]:
     return settings
 
 
-def _open(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes the run folder, or finds it with the very same settings.
+def _expect_own(folder: Path) -> None:
+    """Makes the run folder, as rank 0, or finds that of an earlier start.
 
     Raises:
         ValueError: If it cannot be made, or holds something else.
     """
-    file = folder / SETTINGS
     if launch.rank() != 0:
-        launch.wait_for(file, OPEN_SECONDS)
-    if file.is_file():
-        changed = _changed(read_mapping(file, ("data", "prune"), "give this run another --name"), settings)
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}); give this one another --name, "
-                "or the settings it was started with to go on"
-            )
         return
     if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} exists and is no run of 'slim'; give this one another --name")
+        if not any((folder / own).is_file() for own in (SETTINGS, LOCK)):
+            raise ValueError(f"{folder} exists and is no run of 'slim'; give this one another --name")
+        return
     try:
         with suppress(FileExistsError):
             make(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _open(folder: Path, settings: dict[str, Any]) -> None:
+    """Takes the settings of this start, which may differ from those of an earlier one where nothing has begun.
+
+    Raises:
+        ValueError: If phases have begun with other settings, or the folder cannot be written to.
+    """
+    file = folder / SETTINGS
+    if launch.rank() != 0:
+        launch.wait_for(file, OPEN_SECONDS)
+        return
+    if file.is_file():
+        before = read_mapping(file, ("data", "prune"), "give this run another --name")
+        if before == settings:
+            return
+        for phase in PHASES:
+            changed = _changed(_concerning(phase, before), _concerning(phase, settings))
+            if changed and _begun(folder / phase):
+                raise ValueError(
+                    f"{folder} holds a {phase} phase with other settings ({'; '.join(changed[:3])}); give this run "
+                    f"another --name or the settings it was started with, or delete {folder / phase} and the phases "
+                    "after it to have them run again"
+                )
+    try:
         write_whole(file, yaml.safe_dump(settings, sort_keys=False))
     except OSError as error:
-        why = error.strerror or str(error)
-        raise ValueError(f"cannot make the run folder {folder} ({why}): give another --project or --name") from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ValueError:
+    why = error.strerror or str(error)
+    return ValueError(f"cannot make the run folder {folder} ({why}): give another --project or --name")
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a phase has left anything that another start would go on with."""
+    return (folder / RESULT).is_file() or any(folder.glob("*.ckpt"))
+
+
+def _concerning(phase: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that have a say in what a phase gives: the shared ones, and of the phases up to it."""
+    order = list(PHASES)
+    later = set(order[order.index(phase) + 1 :])
+    found = {key: value for key, value in settings.items() if key not in {"name", "project", *later}}
+    if phase == "sparse" and settings["sparse"]["enabled"]:  # it prepares what the prune selects
+        found["prune"] = {"selection": settings["prune"]["selection"]}
+    for section, keys in OF_THE_MACHINE.items():
+        found[section] = {key: value for key, value in found[section].items() if key not in keys}
+    return found
 
 
 def _changed(old: Any, new: Any, key: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [c for k in {**old, **new} for c in _changed(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
-    return [] if old == new else [f"{key}: {old} there, {new} here"]
+    return [] if old == new else [f"{key}: {brief(old)} there, {brief(new)} here"]

@@ -7,18 +7,25 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 from yolo_slim import launch
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 RUN_DIR = "YOLO_SLIM_RUN_DIR"
 _WAIT = timedelta(seconds=60)
 #: In the run folder while the run lasts: which ``srun`` it belongs to.
 _MARK = ".launch"
+#: What the process that runs in a folder holds locked; it stays.
+LOCK = ".lock"
 #: The folders that this process has made; no other is ever removed.
 _made: set[Path] = set()
 
@@ -101,6 +108,34 @@ def make(folder: Path) -> None:
             _made.add(parent)
     folder.mkdir()
     _made.add(folder)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes from running in a folder at the same time; rank 0 holds it for its launch.
+
+    The lock ends with the process, however that ends. It is of the process alone: loader workers that outlive a
+    killed one do not keep it. There is none where the system or the file system has no record locks.
+
+    Args:
+        folder: An existing folder.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    if fcntl is None or launch.rank() != 0:
+        yield
+        return
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(
+                f"another process is running in {folder}: wait until it has ended, or give this one another --name"
+            ) from error
+        except OSError:  # no locks here
+            pass
+        yield
 
 
 def _create(candidate: Path) -> Path:

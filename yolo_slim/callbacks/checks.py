@@ -37,15 +37,28 @@ def check_trainer(trainer: Trainer, penalty: str) -> None:
         MisconfigurationException: If the penalty cannot work with this Trainer.
     """
     check_strategy(trainer, "GammaSparsity")
-    if not trainer.max_epochs or trainer.max_epochs < 1:
+    check_epochs(trainer.max_epochs, penalty)
+
+
+def check_epochs(epochs: int | None, penalty: str, name: str = "max_epochs") -> None:
+    """Refuses a number of epochs in which a sparse phase cannot do what it is for.
+
+    Args:
+        epochs: Epochs of the phase.
+        penalty: Its penalty.
+        name: What the number is called where it has been given.
+
+    Raises:
+        MisconfigurationException: If there are none, or too few.
+    """
+    if not epochs or epochs < 1:
         raise MisconfigurationException(
-            f"GammaSparsity needs the number of epochs for its schedule, got max_epochs={trainer.max_epochs}; "
-            "set max_epochs"
+            f"GammaSparsity needs the number of epochs for its schedule, got {name}={epochs}; set {name}"
         )
-    if penalty == "growing" and trainer.max_epochs < 2:
+    if penalty == "growing" and epochs < 2:
         raise MisconfigurationException(
             "penalty='growing' measures importance in one epoch and chooses channels from the next one on, "
-            "got max_epochs=1; set max_epochs to 2 or more"
+            f"got {name}={epochs}; set {name} to 2 or more"
         )
 
 

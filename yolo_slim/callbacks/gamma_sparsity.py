@@ -9,19 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.checks import (
-    check_arguments,
-    check_trainer,
-    expect_prunable_gammas,
-    refuse_line_search,
-)
-from yolo_slim.callbacks.framework import (
-    Callback,
-    LightningModule,
-    MisconfigurationException,
-    Trainer,
-    rank_zero_info,
-)
+from yolo_slim.callbacks.checks import check_arguments, check_trainer, expect_prunable_gammas, refuse_line_search
+from yolo_slim.callbacks.framework import Callback, LightningModule, MisconfigurationException, Trainer, rank_zero_info
 from yolo_slim.callbacks.full_precision import FullPrecision
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
 from yolo_slim.callbacks.growing_phase import GrowingPhase
@@ -138,36 +127,43 @@ class GammaSparsity(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Traces the target as it is now: a resumed fit has rebuilt its structure by this time."""
+        refuse_line_search(trainer.optimizers)
+        says = self.check(pl_module)
+        phase = self._phase
+        assert phase is not None
+        phase.check(trainer)
+        self._pace = StatisticsPace(find_target(pl_module, self.target))
+        if self._resumed:
+            self._take_up(phase, self._pace)
+        self._steps = TakenSteps(trainer, lambda optimizer: phase.after_step(trainer, optimizer))
+        rank_zero_info(f"GammaSparsity: {says}; {phase.says}.")
+
+    def check(self, pl_module: LightningModule) -> str:
+        """Traces a module and finds what the penalty acts on, as at the start of a fit; says what that is.
+
+        Raises:
+            MisconfigurationException: If a fit of the module, as it is, would be refused.
+        """
         model = find_target(pl_module, self.target)
         graph = trace_target(pl_module, self.target)
         self._resting = Resting(model)
         self._rests = self._resting.names()
         selection = without(self.selection, self._rests)
         channels, layers = expect_prunable_gammas(model, graph, selection, self._rests)
-        refuse_line_search(trainer.optimizers)
         try:
             self._preview = Preview(pl_module, self.target, graph, selection)
             self._preview.select()
-            self._phase = phase = self._make_phase(model, graph, selection)
+            self._phase = self._make_phase(model, graph, self._preview)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        phase.check(trainer)
-        self._pace = StatisticsPace(model)
-        if self._resumed:
-            self._take_up(phase, self._pace)
-        self._steps = TakenSteps(trainer, lambda optimizer: phase.after_step(trainer, optimizer))
         rest = f" ({len(self._rests)} more are frozen or in eval mode and left alone)" if self._rests else ""
-        rank_zero_info(
-            f"GammaSparsity: {channels} prunable gammas in {layers - len(self._rests)} BatchNorm layers{rest}; "
-            f"{phase.says}."
-        )
+        return f"{channels} prunable gammas in {layers - len(self._rests)} BatchNorm layers{rest}"
 
-    def _make_phase(self, model: nn.Module, graph: ChannelGraph, selection: Selection) -> L1Phase | GrowingPhase:
-        assert self._preview is not None
+    def _make_phase(self, model: nn.Module, graph: ChannelGraph, preview: Preview) -> L1Phase | GrowingPhase:
         if self.penalty == "growing":
-            return GrowingPhase(model, graph, self.selection, self._preview.cost)
+            return GrowingPhase(model, graph, self.selection, preview.cost)
         how = (self.strength, self.beta_strength, self.final_fraction)
-        return L1Phase(self.penalty, *how, model, graph, selection, self._share)
+        return L1Phase(self.penalty, *how, model, graph, preview.selection, self._share)
 
     def _take_up(self, phase: L1Phase | GrowingPhase, pace: StatisticsPace) -> None:
         try:
