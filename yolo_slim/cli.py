@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from yolo_slim import callbacks, fit_parts, launch
@@ -18,6 +19,7 @@ from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.image_size import choose_imgsz
 from yolo_slim.detection.predict import PredictionWriter
+from yolo_slim.fit_parts import RunCheckpoint
 from yolo_slim.run_folder import discard_untrained, new_run_folder
 
 #: Every run is logged, checkpointed and averaged unless its configuration says otherwise.
@@ -43,10 +45,17 @@ class SlimCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the verb.")
         parser.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
         parser.add_lightning_class_args(callbacks.WeightEMA, "ema")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
         parser.link_arguments("data.imgsz", "model.imgsz")
         parser.link_arguments("data.names", "model.names", apply_on="instantiate")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("enable_checkpointing") is False:  # the user's own stay, and Lightning refuses them
+            callbacks = [callback for callback in callbacks if not isinstance(callback, RunCheckpoint)]
+            extra = self.trainer_defaults["callbacks"]
+            self.trainer_defaults["callbacks"] = [c for c in extra if not isinstance(c, RunCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration alone: a checkpoint rebuilds the network, it does not set rates or paths."""
@@ -85,35 +94,49 @@ class SlimCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the run folder, once data and model are known to be good, and the Trainer that writes there."""
         given = self._get(self.config_init, "trainer")
+        if given.get("barebones"):
+            raise ValueError("trainer.barebones: nothing is logged or saved with it; leave it out")
+        if given.get("default_root_dir"):
+            raise ValueError("trainer.default_root_dir: --project and --name say where a run is; leave it out")
         fitting = self.subcommand == "fit"
         folder = new_run_folder(
             self._get(self.config, "project"), self._get(self.config, "name") or str(self.subcommand)
         )
         self.run_folder = folder
         bar = given.get("enable_progress_bar")
-        kwargs |= {"default_root_dir": str(folder), **fit_parts.quiet_bar(bar)}
+        kwargs["default_root_dir"] = str(folder)
+        own_bar = any(isinstance(callback, ProgressBar) for callback in _listed(given.get("callbacks")))
+        if not own_bar:
+            kwargs |= fit_parts.quiet_bar(bar)
         if given.get("logger") in (None, True):
             kwargs["logger"] = fit_parts.loggers(folder) if fitting else False
-        extra = fit_parts.watchers(bar is not False, fitting)
+        extra = fit_parts.watchers(bar is not False and not own_bar, fitting, given.get("logger") is not False)
         if fitting:
-            extra.append(ModelCheckpoint(self._get(self.config, "checkpoint").dirpath or folder, **fit_parts.LAST))
+            extra.append(RunCheckpoint(self._get(self.config, "checkpoint").dirpath or folder, **fit_parts.LAST))
         if self.subcommand == "predict":
             extra.append(PredictionWriter(folder))
         self.trainer_defaults = {"callbacks": extra}
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except BaseException:
+        except BaseException as error:
             if launch.rank() == 0:
                 discard_untrained(folder)
+            if isinstance(error, (ImportError, RuntimeError)):  # two callbacks of one kind, a package that is missing
+                raise ValueError(f"there can be no Trainer with these trainer.* settings: {error}") from error
             raise
         # What prints an epoch comes after all that log it; Lightning wants checkpoints last.
         ordered: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         ordered.sort(key=lambda c: (isinstance(c, ModelCheckpoint), isinstance(c, fit_parts.EpochLines)))
-        saver = trainer.checkpoint_callback
-        if isinstance(saver, ModelCheckpoint) and saver.dirpath is None:
-            saver.dirpath = str(folder)
+        for saver in trainer.checkpoint_callbacks:
+            if isinstance(saver, RunCheckpoint) and saver.dirpath is None:
+                saver.dirpath = str(folder)
         keep_whole(trainer, folder)
         return trainer
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """The callbacks that a configuration gives: none, one or several."""
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -125,11 +148,14 @@ def main(arguments: Sequence[str]) -> None:
     except BaseException as stop:
         if cli is not None and cli.run_folder is not None and launch.rank() == 0 and not cli.trainer.current_epoch:
             discard_untrained(cli.run_folder)
-        if isinstance(stop, SystemExit) and cli is not None and cli.trainer.interrupted:  # Lightning's answer to Ctrl-C
-            last = cli.run_folder / "last.ckpt" if cli.run_folder else None
-            raise KeyboardInterrupt(f"--ckpt_path {last} goes on" if last and last.is_file() else "") from None
-        raise
-    if launch.rank() == 0:
+        if cli is not None and cli.run_folder is not None:
+            stop = fit_parts.as_stopped(stop, cli.trainer)
+            last = cli.run_folder / "last.ckpt"
+            stop.go_on = f"--ckpt_path {shlex.quote(str(last))} goes on" if last.is_file() else ""  # type: ignore[attr-defined]
+        raise stop from None
+    if cli.run_folder is not None and getattr(cli.trainer, "fast_dev_run", False):
+        discard_untrained(cli.run_folder)
+    elif launch.rank() == 0:
         print(f"Everything of this run is in {cli.run_folder}")
 
 

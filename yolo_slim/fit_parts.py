@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from yolo_slim.callbacks import GammaMonitor, GammaSparsity
+from yolo_slim.troubles import Stopped
 
 
 class EpochLines(Callback):
@@ -60,19 +62,44 @@ BEST: dict[str, Any] = {"filename": "best", "monitor": "val/map", "mode": "max",
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": True}
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint that every fit keeps; a user may add a ModelCheckpoint of the very same settings."""
+
+    @property
+    def state_key(self) -> str:
+        """Tells its state from those of the user's own."""
+        return f"{ModelCheckpoint.__name__} {self.filename} of the run: {super().state_key}"
+
+    @property
+    def _legacy_state_key(self) -> Any:  # in the checkpoints of earlier versions
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
+
+
 def checkpoints(folder: Path) -> list[Callback]:
     """Keeps ``best.ckpt`` and ``last.ckpt`` in a run folder."""
-    return [ModelCheckpoint(folder, **BEST), ModelCheckpoint(folder, **LAST)]
+    return [RunCheckpoint(folder, **BEST), RunCheckpoint(folder, **LAST)]
 
 
-def watchers(progress_bar: bool = True, fitting: bool = True) -> list[Callback]:
+def watchers(progress_bar: bool = True, fitting: bool = True, logging: bool = True) -> list[Callback]:
     """Callbacks that only look: rates and gammas to the loggers and a picture, progress to the screen."""
-    found: list[Callback] = [LearningRateMonitor("epoch"), GammaMonitor(), GammaPlot()] if fitting else []
+    found: list[Callback] = [GammaMonitor(), GammaPlot()] if fitting else []
+    if fitting and logging:
+        found.append(LearningRateMonitor("epoch"))
     if progress_bar and sys.stdout.isatty():
         found.append(RichProgressBar(leave=True))
     elif fitting:
         found.append(EpochLines())
     return found
+
+
+def as_stopped(stop: BaseException, trainer: Trainer) -> BaseException:
+    """What has ended a fit, where Lightning turned a signal into a ``SystemExit``: which signal it was."""
+    if not isinstance(stop, SystemExit):
+        return stop
+    if trainer.received_sigterm:
+        return Stopped(signal.SIGTERM)
+    cause = stop.__context__
+    return Stopped(getattr(cause, "number", signal.SIGINT)) if isinstance(cause, KeyboardInterrupt) else stop
 
 
 def quiet_bar(progress_bar: bool | None) -> dict[str, Any]:

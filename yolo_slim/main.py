@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from yolo_slim.quiet import quieten
+from yolo_slim.troubles import heeded, say_unforeseen
 from yolo_slim.wording import printable
 
 VERBS = {
@@ -20,6 +22,8 @@ VERBS = {
     "slim": "all phases in one resumable command: train, sparse-train, prune, finetune",
 }
 
+#: Verbs that run a Trainer.
+_FITTING = ("fit", "validate", "test", "predict", "slim")
 #: Of an error's line, in characters.
 _LONGEST = 1200
 
@@ -40,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs one verb of the command line.
 
     Bad input ends with one line on standard error and exit status 1, or 2 for keys and values that no verb takes; with
-    ``YOLO_SLIM_DEBUG`` set in the environment it ends with a traceback.
+    ``YOLO_SLIM_DEBUG`` set in the environment it ends with a traceback. Where a signal has ended a run, the status is
+    128 plus its number.
 
     Args:
         args: Arguments without the program's name; by default those of the process.
@@ -70,18 +75,21 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         check_config_files(arguments)
         command = _command(verb)
-        with _trusting(trust):
+        # A Trainer heeds SIGTERM itself, and Slurm's signals.
+        with _trusting(trust), heeded("SIGHUP", *(() if verb in _FITTING else ("SIGTERM",))):
             command(files_first(arguments))
-    except jsonargparse.ArgumentError as error:
-        if os.environ.get("YOLO_SLIM_DEBUG"):
+    except BaseException as error:
+        if os.environ.get("YOLO_SLIM_DEBUG") or isinstance(error, SystemExit):
             raise
-        _fail(f"{shorten(str(error))} (see train.py {verb} --help)", status=2)
-    except _user_errors() as error:
-        if os.environ.get("YOLO_SLIM_DEBUG"):
-            raise
-        _fail(shorten(str(error)))
-    except KeyboardInterrupt as stop:
-        _fail(f"interrupted; {stop}" if str(stop) else "interrupted", status=130)
+        if isinstance(error, jsonargparse.ArgumentError):
+            _fail(f"{shorten(str(error))} (see train.py {verb} --help)", status=2)
+        if isinstance(error, KeyboardInterrupt):
+            _fail(str(error) or "interrupted", status=128 + getattr(error, "number", signal.SIGINT))
+        if isinstance(error, BrokenPipeError):
+            _detach_output()
+        go_on = getattr(error, "go_on", "")
+        message = shorten(str(error)) if isinstance(error, _user_errors()) else say_unforeseen(error)
+        _fail(f"{message}; {go_on}" if go_on else message)
 
 
 def _command(verb: str) -> Callable[[list[str]], None]:
@@ -111,6 +119,11 @@ def _user_errors() -> tuple[type[BaseException], ...]:
 
         errors += (MisconfigurationException,)
     return errors
+
+
+def _detach_output() -> None:
+    """Lets the interpreter end without a second complaint that nobody reads its output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int = 1) -> None:

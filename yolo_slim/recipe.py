@@ -89,6 +89,12 @@ class Recipe:
         if given.sparse.enabled:
             check_epochs(given.sparse.epochs, given.sparse.sparsity.penalty, "sparse.epochs")
         trainer = self._trainer(self.instantiate(), logger=False, callbacks=[], enable_checkpointing=False)
+        if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
+            name = "fast_dev_run" if trainer.fast_dev_run else "barebones"  # type: ignore[attr-defined]
+            raise ValueError(
+                f"trainer.{name}: nothing is saved with it, and every phase goes on from the one before it; "
+                "give few epochs and trainer.limit_train_batches to try a recipe out"
+            )
         if given.sparse.enabled:
             check_strategy(trainer, "GammaSparsity")
         if given.sparse.enabled or given.prune.enabled:
@@ -125,10 +131,8 @@ class Recipe:
         )
         try:
             trainer.fit(detector, datamodule=parts.data, ckpt_path=resumed)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            if trainer.interrupted:
-                raise KeyboardInterrupt("the same command goes on") from None
-            raise
+        except BaseException as stop:
+            raise fit_parts.as_stopped(stop, trainer) from None
         if launch.rank() == 0:
             merge_metrics(folder)
         self._say(f"{phase}: {time.time() - started:.0f} s")
@@ -162,7 +166,11 @@ class Recipe:
         parts = self.instantiate()
         detector = YOLODetector(weights=weights, names=parts.data.names, imgsz=parts.data.imgsz)
         trainer = self._trainer(parts, logger=False, callbacks=[], enable_checkpointing=False)
-        scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
+        try:
+            scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
+        except BaseException as stop:
+            raise fit_parts.as_stopped(stop, trainer) from None
+        detector.float()
         if launch.rank() != 0:
             return
         result: dict[str, Any] = {"state": PHASES[phase][0], "checkpoint": str(weights)}

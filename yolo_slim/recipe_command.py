@@ -85,7 +85,9 @@ def main(arguments: Sequence[str]) -> None:
         _open(folder, _settings(keys, given))
         try:
             Recipe(lambda: keys.instantiate_classes(given), folder).run()
-        except BaseException:
+        except BaseException as stop:
+            if any(folder.rglob("*.ckpt")):
+                stop.go_on = "the same command goes on"  # type: ignore[attr-defined]
             if new and launch.rank() == 0:  # so that corrected settings may have the name
                 discard_untrained(folder)
             raise

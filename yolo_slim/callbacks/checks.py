@@ -37,7 +37,8 @@ def check_trainer(trainer: Trainer, penalty: str) -> None:
         MisconfigurationException: If the penalty cannot work with this Trainer.
     """
     check_strategy(trainer, "GammaSparsity")
-    check_epochs(trainer.max_epochs, penalty)
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        check_epochs(trainer.max_epochs, penalty)
 
 
 def check_epochs(epochs: int | None, penalty: str, name: str = "max_epochs") -> None:

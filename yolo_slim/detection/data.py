@@ -19,6 +19,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 
 from yolo_slim.detection import data_checks, shapes
+from yolo_slim.detection.batches import collate, in_precision
 from yolo_slim.detection.checkpoints import DEFAULT_IMGSZ
 from yolo_slim.detection.epochs import EpochSampler, LateLoader, SeededDataset
 from yolo_slim.detection.network import LARGEST_IMGSZ, STRIDE, takes_imgsz
@@ -252,7 +253,7 @@ class YOLODataModule(L.LightningDataModule):
             sampler=sampler,
             drop_last=drop_last,
             num_workers=self.workers,
-            collate_fn=YOLODataset.collate_fn,
+            collate_fn=collate,
             worker_init_fn=seed_worker,
             pin_memory=torch.cuda.is_available(),
         )
@@ -278,6 +279,7 @@ class YOLODataModule(L.LightningDataModule):
             self._mosaic_closed = True
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Turn the images, (N, 3, imgsz, imgsz) uint8, into float32 in [0, 1] on the device."""
-        batch["img"] = batch["img"].float() / 255
-        return batch
+        """Turn the images, (N, 3, imgsz, imgsz) uint8, into [0, 1] on the device, in the precision of the module."""
+        module = getattr(self.trainer, "lightning_module", None)
+        kind = next((p.dtype for p in module.parameters()), torch.float32) if module is not None else torch.float32
+        return in_precision(batch, kind)

@@ -24,9 +24,11 @@ from yolo_slim.detection.checkpoints import (
     stamp,
 )
 from yolo_slim.detection.classes import match_classes
+from yolo_slim.detection.divergence import expect_finite
 from yolo_slim.detection.hyperparameters import Hyperparameters
+from yolo_slim.detection.loss import DetectionLoss
 from yolo_slim.detection.metrics import DetectionScores
-from yolo_slim.detection.network import build_network, fit_classes, make_loss, set_loss_gains, trace_network
+from yolo_slim.detection.network import build_network, fit_classes, set_loss_gains, trace_network
 from yolo_slim.detection.optimizers import make_optimizer, refuse_static_graph
 from yolo_slim.detection.suppression import beside_labels, suppress
 from yolo_slim.detection.training_state import check_training_state
@@ -86,8 +88,7 @@ class YOLODetector(LightningModule):
 
     def _adopt_network(self) -> None:
         set_loss_gains(self.net, self.hyp.box, self.hyp.cls, self.hyp.dfl)
-        self._loss: Any = None
-        self._target_scores: Tensor | None = None
+        self._loss = DetectionLoss(self.net)
 
     def setup(self, stage: str) -> None:
         """Says what has become of the classes of the weights; refuses to judge those that have just been drawn."""
@@ -110,7 +111,8 @@ class YOLODetector(LightningModule):
     @property
     def pruning_example(self) -> Tensor:
         """An image batch of the size that the network is used with, for counting operations."""
-        return torch.zeros(1, 3, self.hparams["imgsz"], self.hparams["imgsz"], device=self.device)
+        side, first = self.hparams["imgsz"], next(self.net.parameters())
+        return torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype)
 
     def trace_channels(self) -> ChannelGraph:
         """The channel graph of the network, for pruning and sparsity."""
@@ -214,7 +216,7 @@ class YOLODetector(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
-        loss, items, target_scores = self._compute_loss(self.net(batch["img"]), batch)
+        loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
         images = len(batch["img"])
         self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
         losses = {f"train/{name}": value for name, value in items.items()}
@@ -226,7 +228,7 @@ class YOLODetector(LightningModule):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
-        return self._compute_loss(self.net(batch["img"]), batch)[0].sum()
+        return self._loss(self.net(batch["img"]), batch)[0].sum()
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
@@ -245,6 +247,8 @@ class YOLODetector(LightningModule):
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
         if not self._pending:
             self.trainer.optimizers[0].zero_grad()
+        if self.trainer.is_last_batch:
+            expect_finite(self.trainer, self)
 
     def on_train_end(self) -> None:
         """Gives the Trainer its accumulation back."""
@@ -258,25 +262,12 @@ class YOLODetector(LightningModule):
             raise MisconfigurationException(f"the schedule needs the number of epochs, got max_epochs={found}; set it")
         return self.trainer.max_epochs
 
-    def _compute_loss(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Ultralytics' three losses times the images, the same for logging, and the sum of the target scores."""
-        if self._loss is None or self._loss.device != self.device:
-            self._loss = make_loss(self.net)
-            self._loss.assigner.register_forward_hook(self._keep_target_scores)
-        loss, items = self._loss(outputs, batch)
-        assert self._target_scores is not None, "the assigner was not called"
-        return loss, items, self._target_scores
-
-    def _keep_target_scores(self, assigner: Any, inputs: Any, outputs: tuple[Tensor, ...]) -> None:
-        # (labels, boxes, scores, foreground, indices); the loss divides by this very sum, or by 1 if that is more.
-        self._target_scores = outputs[2].sum()
-
     # Validation and use
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and detections of a batch."""
         outputs = self.net(batch["img"])
-        _, items, _ = self._compute_loss(outputs, batch)
+        _, items, _ = self._loss(outputs, batch)
         self.log_dict({f"val/{k}": v for k, v in items.items()}, batch_size=len(batch["img"]), sync_dist=True)
         self.scores.update(*beside_labels(outputs[0], batch))
 
