@@ -11,12 +11,14 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_slim import callbacks, fit_parts, launch
 from yolo_slim.checkpoint_io import keep_whole
 from yolo_slim.detection.checkpoints import check_resumable, expect_given, load_network
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.divergence import DivergedError
 from yolo_slim.detection.image_size import choose_imgsz
 from yolo_slim.detection.predict import PredictionWriter
 from yolo_slim.fit_parts import RunCheckpoint
@@ -151,7 +153,9 @@ def main(arguments: Sequence[str]) -> None:
         if cli is not None and cli.run_folder is not None:
             stop = fit_parts.as_stopped(stop, cli.trainer)
             last = cli.run_folder / "last.ckpt"
-            stop.go_on = f"--ckpt_path {shlex.quote(str(last))} goes on" if last.is_file() else ""  # type: ignore[attr-defined]
+            of_input = isinstance(stop, (ValueError, MisconfigurationException)) and not isinstance(stop, DivergedError)
+            if last.is_file() and not of_input:
+                stop.go_on = f"--ckpt_path {shlex.quote(str(last))} goes on"  # type: ignore[attr-defined]
         raise stop from None
     if cli.run_folder is not None and getattr(cli.trainer, "fast_dev_run", False):
         discard_untrained(cli.run_folder)

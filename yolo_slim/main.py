@@ -85,10 +85,11 @@ def main(args: Sequence[str] | None = None) -> None:
             _fail(f"{shorten(str(error))} (see train.py {verb} --help)", status=2)
         if isinstance(error, KeyboardInterrupt):
             _fail(str(error) or "interrupted", status=128 + getattr(error, "number", signal.SIGINT))
+        message = shorten(str(error)) if isinstance(error, _user_errors()) else say_unforeseen(error)
         if isinstance(error, BrokenPipeError):
             _detach_output()
+            message = "what reads the output has ended (broken pipe)"
         go_on = getattr(error, "go_on", "")
-        message = shorten(str(error)) if isinstance(error, _user_errors()) else say_unforeseen(error)
         _fail(f"{message}; {go_on}" if go_on else message)
 
 

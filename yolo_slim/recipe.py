@@ -20,6 +20,7 @@ from yolo_slim.callbacks.framework import check_strategy
 from yolo_slim.checkpoint_io import keep_whole
 from yolo_slim.detection.checkpoints import check_resumable, load_network
 from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.divergence import DivergedError
 from yolo_slim.detection.metrics import SCORE_NAMES
 from yolo_slim.files import write_whole
 from yolo_slim.prune_command import prune_file
@@ -95,6 +96,11 @@ class Recipe:
                 f"trainer.{name}: nothing is saved with it, and every phase goes on from the one before it; "
                 "give few epochs and trainer.limit_train_batches to try a recipe out"
             )
+        if trainer.limit_val_batches == 0:
+            raise ValueError(
+                "trainer.limit_val_batches 0: every phase is measured on validation images; leave it out "
+                "(trainer.check_val_every_n_epoch says how often they are looked at in training)"
+            )
         if given.sparse.enabled:
             check_strategy(trainer, "GammaSparsity")
         if given.sparse.enabled or given.prune.enabled:
@@ -132,6 +138,8 @@ class Recipe:
         try:
             trainer.fit(detector, datamodule=parts.data, ckpt_path=resumed)
         except BaseException as stop:
+            if isinstance(stop, DivergedError):
+                stop.go_on = f"delete {folder} to have the phase run again with other settings"
             raise fit_parts.as_stopped(stop, trainer) from None
         if launch.rank() == 0:
             merge_metrics(folder)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_slim import launch
 from yolo_slim.callbacks import GammaSparsity
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         try:
             Recipe(lambda: keys.instantiate_classes(given), folder).run()
         except BaseException as stop:
-            if any(folder.rglob("*.ckpt")):
+            if not isinstance(stop, (ValueError, MisconfigurationException)) and any(folder.rglob("*.ckpt")):
                 stop.go_on = "the same command goes on"  # type: ignore[attr-defined]
             if new and launch.rank() == 0:  # so that corrected settings may have the name
                 discard_untrained(folder)

@@ -124,6 +124,11 @@ def _epochs(file: Path) -> dict[int, list[dict[str, str]]]:
     return found
 
 
+def _is_validated(file: Path) -> bool:
+    """Whether metrics of a phase hold a score: one of few epochs may have had no validation."""
+    return file.is_file() and any(row.get("val/map") for rows in _epochs(file).values() for row in rows)
+
+
 def _plots(folder: Path, checkpoints: Mapping[str, str]) -> dict[str, Path]:
     images = {}
     if {"baseline", "sparse"} <= checkpoints.keys():
@@ -131,7 +136,7 @@ def _plots(folder: Path, checkpoints: Mapping[str, str]) -> dict[str, Path]:
         images["Gammas before and after the sparse phase"] = folder / "gammas.png"
         gamma_histograms(before, after, folder / "gammas.png")
     phases = {"baseline": "baseline", "sparse": "sparse", "finetuned": "finetune"}
-    curves = {state: f for state, phase in phases.items() if (f := folder / phase / METRICS).is_file()}
+    curves = {state: f for state, phase in phases.items() if _is_validated(f := folder / phase / METRICS)}
     if curves:
         images["mAP50-95 per epoch"] = folder / "curves.png"
         training_curves(curves, folder / "curves.png")

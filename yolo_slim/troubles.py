@@ -29,7 +29,7 @@ _KNOWN = (
     ),
     (
         r"\bNCCL\b|\bgloo\b|Connection (reset|closed) by peer|Broken pipe.*(store|rank)|ProcessGroup|TCPStore",
-        "a process of another device has ended or cannot be reached: see what it has printed last",
+        "another process of this training has ended or cannot be reached: see what it has printed last",
     ),
 )
 _HERE = str(Path(__file__).parent)
@@ -70,7 +70,7 @@ def heeded(*names: str) -> Iterator[None]:
 
 def say_unforeseen(error: BaseException) -> str:
     """One line for an error that is not of the user's input: what, where, and what to do."""
-    message = " ".join(str(error).split())
+    message = " ".join(_of_worker(str(error)).split())
     for pattern, line in _KNOWN:
         if re.search(pattern, f"{type(error).__name__}: {message}", re.IGNORECASE):
             return f"{line} ({message[:160]})"
@@ -78,6 +78,11 @@ def say_unforeseen(error: BaseException) -> str:
     ours = [frame for frame in frames if frame.filename.startswith(_HERE)] or frames
     where = f" in {Path(ours[-1].filename).name}, line {ours[-1].lineno}" if ours else ""
     return f"{type(error).__name__}{where}: {message[:400]}; YOLO_SLIM_DEBUG=1 in the environment shows more"
+
+
+def _of_worker(message: str) -> str:
+    """Of an error in a loader's process, torch gives the whole traceback: its last line is the error."""
+    return message.strip().splitlines()[-1] if "Original Traceback (most recent call last)" in message else message
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

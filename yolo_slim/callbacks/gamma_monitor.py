@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from yolo_slim.callbacks.framework import Callback, LightningModule, Trainer
+from yolo_slim.callbacks.framework import Callback, LightningModule, Trainer, rank_zero_warn
 from yolo_slim.callbacks.target import find_target
 from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes, small_share
 
@@ -38,8 +38,11 @@ class GammaMonitor(Callback):
         values |= {name: small_share(gammas, limit) for name, limit in CUT_OFFS.items()}
         values = {f"gamma/{name}": value for name, value in values.items()}
         pl_module.log_dict(values, sync_dist=True)
-        if trainer.is_global_zero:
+        finite = gammas[gammas.isfinite()]
+        if finite.numel() < gammas.numel():
+            rank_zero_warn("GammaMonitor: some gammas are not finite: the training has diverged.")
+        if trainer.is_global_zero and finite.numel():
             for logger in trainer.loggers:
                 experiment: Any = getattr(logger, "experiment", None)
                 if hasattr(experiment, "add_histogram"):
-                    experiment.add_histogram("gamma", gammas, trainer.current_epoch)
+                    experiment.add_histogram("gamma", finite, trainer.current_epoch)

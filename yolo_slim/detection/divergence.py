@@ -7,7 +7,13 @@ from lightning.pytorch import LightningModule, Trainer
 
 
 class DivergedError(ValueError):
-    """The training has no finite weights any more."""
+    """The training has no finite weights any more.
+
+    Attributes:
+        go_on: How it can go on all the same; empty where it cannot.
+    """
+
+    go_on = ""
 
 
 def expect_finite(trainer: Trainer, module: LightningModule) -> None:

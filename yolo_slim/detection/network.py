@@ -241,8 +241,8 @@ def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def trace_network(net: DetectionModel) -> ChannelGraph:
     """The channel graph of a network in all the ways in which Ultralytics runs it: eval, training and export."""
-    device = next(net.parameters()).device
-    images = torch.rand(1, 3, TRACE_SIZE, TRACE_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(1, 3, TRACE_SIZE, TRACE_SIZE, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(net.parameters()))  # its device and type
 
     def evaluation(net: nn.Module) -> Any:
         return raw_outputs(net.eval(), images)
