@@ -54,12 +54,18 @@ def trouble(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
-def test_a_signal_ends_a_fit_in_one_line_that_says_how_it_goes_on(command, trouble, capsys, name, status):
+def test_a_signal_ends_a_fit_in_one_line_that_says_how_it_goes_on(
+    command, trouble, capsys, monkeypatch, tmp_path, name, status
+):
     trouble(lambda trainer: os.kill(os.getpid(), getattr(signal, name)))
     line = refused(capsys, command, status=status)
     how = "interrupted" if name == "SIGINT" else f"ended by {name}"
     assert line == f"error: {how}; --ckpt_path runs/fit/last.ckpt goes on"
     assert torch.load("runs/fit/last.ckpt", weights_only=True)["epoch"] == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    main([*command, *line.partition("; ")[2].removesuffix(" goes on").split()])
+    assert torch.load("runs/fit-2/last.ckpt", weights_only=True)["epoch"] == 1
     assert signal.getsignal(getattr(signal, name)) in (signal.SIG_DFL, signal.default_int_handler)
 
 

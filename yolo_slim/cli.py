@@ -23,6 +23,7 @@ from yolo_slim.detection.image_size import choose_imgsz
 from yolo_slim.detection.predict import PredictionWriter
 from yolo_slim.fit_parts import RunCheckpoint
 from yolo_slim.run_folder import discard_untrained, new_run_folder
+from yolo_slim.wording import say
 
 #: Every run is logged, checkpointed and averaged unless its configuration says otherwise.
 DEFAULTS = {
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str]) -> None:
     if cli.run_folder is not None and getattr(cli.trainer, "fast_dev_run", False):
         discard_untrained(cli.run_folder)
     elif launch.rank() == 0:
-        print(f"Everything of this run is in {cli.run_folder}")
+        say(f"Everything of this run is in {cli.run_folder}")
 
 
 class _Prepared(SlimCLI):

@@ -26,6 +26,7 @@ from yolo_slim.pruning import latency
 from yolo_slim.reporting.tables import ExportRow, exports_markdown, exports_table
 from yolo_slim.run_folder import discard_untrained, new_run_folder
 from yolo_slim.verb_parser import add_measuring_data, verb_parser
+from yolo_slim.wording import say
 
 #: How often each file gets its turn when they are timed, and forwards in a turn.
 ROUNDS, REPEATS = 5, 10
@@ -90,8 +91,8 @@ def main(arguments: Sequence[str]) -> None:
         raise
     Console().print(exports_table(rows))
     write_whole(folder / "results.md", exports_markdown(rows) + "\n" + note(options, data) + "\n")
-    print(note(options, data))
-    print(f"Everything is in {folder}: " + ", ".join(sorted(file.name for file in folder.iterdir())))
+    say(note(options, data))
+    say(f"Everything is in {folder}: " + ", ".join(sorted(file.name for file in folder.iterdir())))
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def _opened(exported: Exported, options: ExportOptions) -> ExportedDetector | No
     except Exception as error:  # whatever a runtime raises that is missing, or meant for another machine
         if exported.file.suffix in (".pt", ".ckpt"):
             raise
-        print(f"{exported.file.name} cannot be run here, so it is not timed: {str(error).splitlines()[0]}")
+        say(f"{exported.file.name} cannot be run here, so it is not timed: {str(error).splitlines()[0]}")
         return None
 
 

@@ -16,12 +16,14 @@ from yolo_slim.detection.classes import match_classes
 from yolo_slim.detection.data import YOLODataModule
 from yolo_slim.detection.detector import YOLODetector
 from yolo_slim.detection.image_size import choose_imgsz
+from yolo_slim.next_step import finetune
 from yolo_slim.pruning import Importance, PruningReport, Selection, recalibrate
 from yolo_slim.pruning.prune import COMPENSATIONS
 from yolo_slim.reporting.tables import layers_table
 from yolo_slim.run_folder import discard_untrained, new_run_folder
 from yolo_slim.states import size_of
 from yolo_slim.verb_parser import add_measuring_data, verb_parser
+from yolo_slim.wording import say
 
 
 def parser() -> ArgumentParser:
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     except BaseException:
         discard_untrained(folder)
         raise
-    show(report, given.model.weights, folder / "slim.ckpt", imgsz)
+    show(report, given.model.weights, folder / "slim.ckpt", imgsz, given.data.data)
 
 
 def prune_file(
@@ -114,7 +116,7 @@ def prune_file(
     return report
 
 
-def show(report: PruningReport, before: str | Path, after: Path, imgsz: int) -> None:
+def show(report: PruningReport, before: str | Path, after: Path, imgsz: int, data: str | None = None) -> None:
     """Prints the layer table and what was won."""
     console = Console()
     console.print(layers_table(report.layers))
@@ -136,5 +138,5 @@ def show(report: PruningReport, before: str | Path, after: Path, imgsz: int) -> 
     print(f"parameters {old['parameters'] / 1e6:.3f} M -> {new['parameters'] / 1e6:.3f} M")
     print(f"GFLOPs at {imgsz} px {old['gflops']:.2f} -> {new['gflops']:.2f}")
     print(f"largest relative error against the dense model with those channels at zero: {report.error:.1e}")
-    print(f"saved {after}")
-    print(f"next: train.py fit -c configs/finetune.yaml --model.weights {after}")
+    say(f"saved {after}")
+    say(f"next: {finetune(after, before, data)}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
+
+from yolo_slim.wording import printable_lines
 
 _NOTICES = (
     "GPU available",
@@ -30,18 +33,27 @@ _WARNINGS = (
 )
 
 
+_format_usually = warnings.formatwarning
 #: Of importance to a fit that goes on, but not where the weights alone are used.
 _EVALUATION_WARNINGS = ("Be aware that when using `ckpt_path`, callbacks used to create",)
 
 
 def quieten(verb: str) -> None:
-    """Drops those notices of a verb for the rest of the process."""
+    """Drops those notices of a verb for the rest of the process, and what a terminal could obey of all others."""
 
     def keep(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_NOTICES)
+        message = record.getMessage()
+        record.msg, record.args = printable_lines(message), None
+        return not message.startswith(_NOTICES)
 
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).addFilter(keep)
     evaluation = verb in ("validate", "test", "predict")
     for message in _WARNINGS + (_EVALUATION_WARNINGS if evaluation else ()):
         warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = _format_printable
+
+
+def _format_printable(message: Any, *arguments: Any, **keywords: Any) -> str:
+    """A warning without what a terminal could obey; what it is about may come from outside."""
+    return printable_lines(_format_usually(message, *arguments, **keywords))

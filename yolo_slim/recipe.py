@@ -28,6 +28,7 @@ from yolo_slim.pruning.prune import check
 from yolo_slim.recipe_results import merge_metrics, read_result, set_metrics_aside, write_results
 from yolo_slim.reporting.tables import StateRow
 from yolo_slim.states import latencies, size_of
+from yolo_slim.wording import printable, say
 
 #: Folder of a phase -> state of the model after it, and the checkpoint that goes on.
 PHASES = {
@@ -227,7 +228,7 @@ class Recipe:
     @staticmethod
     def _say(text: str) -> None:
         if launch.rank() == 0:
-            print(f"== {text}", flush=True)
+            say(f"== {text}")
 
 
 def _beside(path: Path) -> list[Path]:
@@ -251,7 +252,7 @@ def _sound(paths: list[Path], check: Callable[[Path], Any]) -> str | None:
             first = first or error
             continue
         if first is not None and launch.rank() == 0:
-            print(f"{first}. {path} takes its place", file=sys.stderr)
+            print(printable(f"{first}. {path} takes its place"), file=sys.stderr)
         return str(path)
     if first is not None:
         raise ValueError(f"{first}. Or delete {paths[0].parent} to have that phase run again") from first

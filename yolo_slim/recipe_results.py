@@ -20,6 +20,7 @@ from yolo_slim.pruning.penalty import gamma_magnitudes
 from yolo_slim.reporting.html import write_report
 from yolo_slim.reporting.plots import gamma_histograms, training_curves
 from yolo_slim.reporting.tables import StateRow, states_markdown, states_table
+from yolo_slim.wording import say
 
 METRICS = "metrics.csv"
 FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
@@ -50,8 +51,8 @@ def write_results(
     page = folder / "report.html"
     write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], _plots(folder, checkpoints), notes)
     Console().print(states_table(rows))
-    print(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
-    print(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
+    say(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
+    say(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
 
 
 def read_result(file: Path) -> dict[str, Any]:

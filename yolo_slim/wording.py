@@ -19,6 +19,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Like :func:`printable`, for text of several lines, which stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def say(text: str) -> None:
+    """Prints text in which a path or a name may come from outside."""
+    print(printable_lines(text), flush=True)
+
+
 def brief(value: Any, length: int = 80) -> str:
     """The ``repr`` of any value in at most ``length`` characters, however large or deeply nested the value is.
 

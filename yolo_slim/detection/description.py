@@ -16,12 +16,15 @@ from ultralytics.nn import tasks
 from ultralytics.nn.modules import Conv, Detect
 
 from yolo_slim.detection.archives import plain
+from yolo_slim.wording import brief
 
 #: Layers with side effects: this one fetches weights from the internet.
 _REFUSED_LAYERS = {"TorchVision"}
 _MAX_REPEATS = 1000
 _MAX_NUMBER = 65_536
 _MAX_DEPTH = 10
+#: Of an activation, in characters.
+_LONGEST = 200
 #: Side of the image with which Ultralytics measures the strides of a network that it builds, in pixels.
 _STRIDE_SIZE = 256
 #: Numbers and operations that building a network and measuring its strides may take. A network of 150 million
@@ -47,7 +50,7 @@ def check_description(description: Mapping[str, Any], what: str) -> None:
     try:
         description = plain(dict(description))
         layers = [*description["backbone"], *description["head"]]
-        rows = [(int(repeats), str(layer)) for _, repeats, layer, _ in layers]
+        rows = [(int(repeats), layer) for _, repeats, layer, _ in layers]
         scales = description.get("scales") or {}
         depths = [float(number) for number in (description.get("depth_multiple", 1), *(s[0] for s in scales.values()))]
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -56,12 +59,12 @@ def check_description(description: Mapping[str, Any], what: str) -> None:
             f"layer, arguments] ({error!r:.200})"
         ) from error
     for _, layer in rows:
-        if not _is_layer(layer):
-            raise ValueError(f"{what} names {layer[:80]!r}, which is no layer of Ultralytics, torch.nn or torchvision")
+        if not isinstance(layer, str) or not _is_layer(layer):
+            raise ValueError(f"{what} names {brief(layer)}, which is no layer of Ultralytics, torch.nn or torchvision")
     activation = description.get("activation")
     if activation and not _is_activation(activation):
         raise ValueError(
-            f"{what} has the activation {str(activation)[:80]!r}; expected a layer with literal arguments such as "
+            f"{what} has the activation {brief(activation)}; expected a layer with literal arguments such as "
             "'nn.SiLU()', because Ultralytics runs it as Python"
         )
     small = (
@@ -92,8 +95,10 @@ def _is_layer(name: str) -> bool:
 
 
 def _is_activation(text: Any) -> bool:
+    if not isinstance(text, str) or len(text) > _LONGEST:
+        return False
     try:
-        call = ast.parse(str(text).strip(), mode="eval").body
+        call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call):
             return False
         for value in (*call.args, *(keyword.value for keyword in call.keywords)):

@@ -70,7 +70,7 @@ def build_network(
     try:
         net = DetectionModel(config, verbose=False)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r})") from error
+        raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r:.200})") from error
     set_variants(net, variants or {}, what)
     if structure:
         apply_structure(net, structure)
@@ -103,7 +103,9 @@ def set_variants(net: nn.Module, variants: Mapping[str, str], what: str) -> None
         elif kind in ACTIVATIONS and type(old).__name__ in ACTIVATIONS:
             setattr(module, key, getattr(nn, kind)())
         else:
-            raise ValueError(f"{what}: {name} cannot be {kind!r}; expected one of {sorted(ACTIVATIONS)}, or a head")
+            raise ValueError(
+                f"{what}: {name} cannot be {brief(kind)}; expected one of {sorted(ACTIVATIONS)}, or a head"
+            )
     attributes: Any = net
     attributes.variants = dict(variants)
 

@@ -19,6 +19,7 @@ from yolo_slim.detection.network import ACTIVATIONS, build_network, set_variants
 from yolo_slim.detection.opening import layer_class
 from yolo_slim.detection.sizes import apply_sizes, expect_tensors
 from yolo_slim.pruning import Structure
+from yolo_slim.wording import brief
 
 _MAX_LAYERS = 20_000
 _MAX_CLASSES = 65_536
@@ -96,14 +97,14 @@ def _compare_layers(layers: Mapping[str, Layer], net: DetectionModel, what: str)
         mine = type(built[name]).__name__ if name in built else "nothing"
         theirs = layers[name].kind if name in layers else "nothing"
         if mine != theirs:
-            raise ValueError(f"{what}: {name} is {theirs}, its description gives {mine}; {_ADVICE}")
+            raise ValueError(f"{what}: {name} is {theirs:.80}, its description gives {mine}; {_ADVICE}")
     for name, module in built.items():
         for key in _SETTINGS:
             if key not in vars(module) or key not in layers[name].settings or key == "groups":
                 continue
             mine, theirs = getattr(module, key), layers[name].settings[key]
             if mine != theirs:
-                raise ValueError(f"{what}: {name} has {key} {theirs!r:.80}, its description gives {mine!r}; {_ADVICE}")
+                raise ValueError(f"{what}: {name} has {key} {brief(theirs)}, its description gives {mine!r}; {_ADVICE}")
 
 
 _ADVICE = "such a network cannot be rebuilt from a checkpoint: give one that is as Ultralytics builds it"

@@ -14,6 +14,7 @@ from torch import Tensor
 from yolo_slim.documents import read_yaml
 from yolo_slim.files import write_whole
 from yolo_slim.pruning.graph import ChannelGraph
+from yolo_slim.wording import brief
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,21 @@ class PruningPlan:
             for side, keep in sides.items():
                 size = self.sizes.get(module, {}).get(side)
                 if not isinstance(size, int) or not _is_count(size):
-                    raise ValueError(f"plan: {module!r}, side {side!r}: size is {size!r}, expected a positive integer")
+                    raise ValueError(
+                        f"plan: {brief(module)}, side {brief(side)}: size is {brief(size)}, expected a positive integer"
+                    )
                 if not isinstance(keep, list) or set(map(type, keep)) != {int}:
-                    raise ValueError(f"plan: {module!r}, side {side!r}: keep must be a non-empty list of integers")
+                    raise ValueError(
+                        f"plan: {brief(module)}, side {brief(side)}: keep must be a non-empty list of integers"
+                    )
                 if keep != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= size:
-                    raise ValueError(f"plan: {module!r}, side {side!r}: keep must ascend within 0..{size - 1}")
+                    raise ValueError(
+                        f"plan: {brief(module)}, side {brief(side)}: keep must ascend within 0..{size - 1}"
+                    )
         for module, values in self.attributes.items():
             for name, value in values.items():
                 if not _is_count(value):
-                    raise ValueError(f"plan: attribute {module}:{name} is {value!r}, expected a positive integer")
+                    raise ValueError(f"plan: attribute {module}:{name} is {brief(value)}, expected a positive integer")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: ``{"modules": {module: {side: {"size": 16, "keep": [...]}}}, "attributes": {...}}``."""
@@ -68,7 +75,9 @@ class PruningPlan:
             sizes = {module: {side: entry["size"] for side, entry in sides.items()} for module, sides in modules}
             attributes = {module: dict(values) for module, values in data["attributes"].items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a pruning plan (expected the keys modules and attributes): {error!r}") from error
+            raise ValueError(
+                f"not a pruning plan (expected the keys modules and attributes): {error!r:.200}"
+            ) from error
         return cls(entries, sizes, attributes)
 
     def save(self, path: str | Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from yolo_slim.pruning.layers import counts, install, set_counts, sides_of, submodule, tensors_of
+from yolo_slim.wording import brief
 
 Structure = dict[str, dict[str, Any]]
 
@@ -44,7 +45,9 @@ def structure_of(model: nn.Module, attributes: Iterable[str] = ()) -> Structure:
         name, _, key = attribute.rpartition(":")
         value = getattr(submodule(model, name, "structure"), key, None)
         if not _is_attribute(value):
-            raise ValueError(f"attribute {attribute!r} is {value!r}, expected an integer or a list of integers")
+            raise ValueError(
+                f"attribute {brief(attribute)} is {brief(value)}, expected an integer or a list of integers"
+            )
         structure.setdefault(name, {})[key] = list(value) if isinstance(value, (list, tuple)) else value
     return structure
 
@@ -80,7 +83,9 @@ def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]
                 shapes[id(own[key])] = (own[key], tuple(value))
             elif not _is_attribute(getattr(module, key, None)) or not _is_attribute(value):
                 found = getattr(module, key, "missing")
-                raise ValueError(f"structure does not fit: {name}.{key} is {found!r}, the structure has {value!r}")
+                raise ValueError(
+                    f"structure does not fit: {name}.{key} is {brief(found)}, the structure has {brief(value)}"
+                )
             else:
                 attributes.append((module, key, value))
     install(model, {key: _resized(t, shape) for key, (t, shape) in shapes.items() if tuple(t.shape) != shape})
@@ -143,16 +148,16 @@ def _among_hparams(checkpoint: Mapping[str, Any]) -> Structure | None:
 def _check(name: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
     merged = {**counts(module), **sizes}
     if any(type(value) is not int or value < 1 for value in merged.values()):
-        raise ValueError(f"structure does not fit: {name} has sizes {dict(sizes)}, expected positive integers")
+        raise ValueError(f"structure does not fit: {name} has sizes {brief(dict(sizes))}, expected positive integers")
     groups = merged.get("groups", 1)
     if any(value % groups for value in merged.values() if value != groups):
-        raise ValueError(f"structure does not fit: {name} has sizes {dict(sizes)} that its groups do not divide")
+        raise ValueError(f"structure does not fit: {name} has sizes {brief(dict(sizes))} that its groups do not divide")
 
 
 def _check_shape(name: str, key: str, tensor: Tensor, shape: Any) -> None:
     if not isinstance(shape, (list, tuple)) or len(shape) != tensor.dim():
         raise ValueError(
-            f"structure does not fit: {name}.{key} has shape {tuple(tensor.shape)}, the structure has {shape!r}"
+            f"structure does not fit: {name}.{key} has shape {tuple(tensor.shape)}, the structure has {brief(shape)}"
         )
 
 

@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from yolo_slim.wording import printable_lines
+
 STATES_HEADER = (
     "State",
     "Params",
@@ -195,12 +197,12 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def _rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of plain text: brackets in names are no markup."""
+    """A table of plain text: brackets in names are no markup, and nothing in them is obeyed by a terminal."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
     for column, name in enumerate(header):
         table.add_column(name, justify="right" if column else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable_lines(cell)) for cell in row))
     return table
 
 
