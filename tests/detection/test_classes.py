@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from tests.detection.test_detector import trainer_for
+from tests.helpers.hostile import TINY
 from tests.helpers.refused import refused
 from yolo_slim.detection.checkpoints import read_weights, save_weights
 from yolo_slim.detection.classes import match_classes
@@ -59,7 +60,7 @@ COLOURS = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}  # as 
 def knows(tmp_path_factory) -> Path:
     """A detector whose score of a class depends on that class alone: row i of the head has its own bias."""
     torch.manual_seed(0)
-    detector = YOLODetector(names=named(*NAMES), imgsz=64)
+    detector = YOLODetector(TINY, names=named(*NAMES), imgsz=64)
     for branch in detector.net.model[-1].cv3:
         branch[-1].weight.data.zero_()
         branch[-1].bias.data.copy_(torch.tensor([math.log(p / (1 - p)) for p in (0.2, 0.5, 0.8)]))
