@@ -29,7 +29,9 @@ def kills(work: Work, straight: Path, seconds: float, count: int, place: Path, d
     """
     # Temporary files on another file system, where moving one is copying it.
     elsewhere = {"TMPDIR": "/dev/shm"} if Path("/dev/shm").is_dir() else {}
-    for number in range(count):
+    number = killed = 0
+    while killed < count:
+        number += 1
         folder = fresh(place, f"kill-{work.verb}-{number}")
         before = _contents(work)
         running = Running(work.arguments, folder, elsewhere)
@@ -44,8 +46,11 @@ def kills(work: Work, straight: Path, seconds: float, count: int, place: Path, d
         if ended is None:
             running.kill()
             running.finish()
+            killed += 1
+        elif number > 4 * count:
+            raise RuntimeError(f"{work.verb} ends before it can be killed")
         else:
-            when += ", when it had ended already"
+            continue  # it was too quick
         wrong = damage(folder) + ["an input has changed"] * (_contents(work) != before)
         yield f"SIGKILL of {work.verb} {when}", wrong + completed(work, folder, straight)
 
@@ -98,11 +103,14 @@ def straight_run(work: Work, place: Path) -> tuple[Path, float]:
 
 
 def _nth_partial(folder: Path, which: int) -> Callable[[], bool]:
-    seen: set[str] = set()
+    there: set[Path] = set()
+    count = 0
 
     def appeared() -> bool:
-        seen.update(str(file) for file in folder.glob("runs/**/.*.partial"))
-        return len(seen) >= which
+        nonlocal there, count
+        before, there = there, set(folder.glob("runs/**/.*.partial"))
+        count += len(there - before)
+        return count >= which
 
     return appeared
 
