@@ -32,3 +32,13 @@ def test_unknown_verb(capsys):
         main(["train"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith("error: unknown verb 'train'; expected one of fit, validate")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_reads_its_files_before_the_keys_of_the_command_line(verb, tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text("project: there")
+    seen: list[str] = []
+    monkeypatch.setattr("yolo_slim.main._command", lambda name: seen.extend)
+    main([verb, "--project", "here", "-c", str(file)])
+    assert seen == [verb, "-c", str(file), "--project", "here"]
