@@ -45,7 +45,11 @@ def damaged(checkpoints: list[Path], data: Path, count: int, place: Path, draw: 
         file = folder / f"damaged{source.suffix}"
         file.write_bytes(content)
         arguments = _verbs(file, data)[number % 3]
-        yield f"{arguments[0]}: a {source.suffix} {kind}", refused(arguments, folder, may_work=kind != "empty")
+        # What falls between the parts that have checksums changes nothing.
+        yield (
+            f"{arguments[0]}: a {source.suffix} {kind}",
+            refused(arguments, folder, may_work="in a" in kind),
+        )  # checksums leave the padding
 
 
 def hostile(checkpoint: Path, data: Path, place: Path) -> Iterator[Try]:
@@ -60,7 +64,8 @@ def hostile(checkpoint: Path, data: Path, place: Path) -> Iterator[Try]:
             except RecursionError:
                 continue
             arguments = _verbs(file, data)[number]
-            yield f"{arguments[0]}: a checkpoint with {name}", refused(arguments, folder)
+            unread = name in _OF_TRAINING and arguments[0] != "fit"
+            yield f"{arguments[0]}: a checkpoint with {name}", refused(arguments, folder, may_work=unread)
     for name, text in _texts().items():
         folder = fresh(place, "hostile-yaml")
         file = folder / "hostile.yaml"
@@ -87,6 +92,10 @@ def hostile(checkpoint: Path, data: Path, place: Path) -> Iterator[Try]:
     name = "\x1b]0;owned\x07\x1b[2J.ckpt"
     for arguments in _verbs(folder / name, data):
         yield f"{arguments[0]}: a file name with escape sequences", refused(arguments, folder)
+
+
+#: Changes to what only a fit reads that goes on.
+_OF_TRAINING = ("an epoch of 2**200", "optimizer states of text", "callback states that double")
 
 
 def _verbs(file: Path, data: Path) -> list[list[str]]:

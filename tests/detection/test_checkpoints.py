@@ -165,3 +165,12 @@ def test_negative_variance(good, tmp_path):
     checkpoint["state_dict"]["net.model.0.bn.running_var"][3] = -1
     torch.save(checkpoint, tmp_path / "x.ckpt")
     assert "running_var" in refused(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("imgsz", [2**200, 0, -32, 33, "64", True, [64], 100_000])
+def test_an_image_size_that_cannot_be_is_damage(good, tmp_path, imgsz):
+    content = torch.load(good / "good.ckpt", weights_only=True)
+    content["hyper_parameters"]["imgsz"] = imgsz
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(ValueError, match="bad.ckpt is damaged: its image size is .* expected a multiple of 32"):
+        load_network(tmp_path / "bad.ckpt")

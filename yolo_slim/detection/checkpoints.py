@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import DetectionModel
 from yolo_slim import __version__
 from yolo_slim.detection.archives import expect_archive, plain
 from yolo_slim.detection.classes import match_classes
-from yolo_slim.detection.network import build_network, fit_classes, size_attributes, takes_imgsz
+from yolo_slim.detection.network import LARGEST_IMGSZ, STRIDE, build_network, fit_classes, size_attributes, takes_imgsz
 from yolo_slim.detection.opening import UnknownName, read_plain
 from yolo_slim.detection.pt_files import read_pt
 from yolo_slim.detection.rebuild import class_names, first_reason
@@ -190,6 +190,12 @@ def check_checkpoint(checkpoint: Any, name: object) -> None:
         raise ValueError(
             f"{name} is a Lightning checkpoint of another project, it describes no detection model; expected one that "
             "yolo_slim wrote, or an Ultralytics .pt file"
+        )
+    imgsz = hparams.get("imgsz")  # early checkpoints have none
+    if imgsz is not None and not takes_imgsz(imgsz):
+        raise ValueError(
+            f"{name} is damaged: its image size is {brief(imgsz)}, expected a multiple of {STRIDE} pixels up to "
+            f"{LARGEST_IMGSZ}; take another checkpoint of that run"
         )
 
 
