@@ -130,7 +130,7 @@ def _open(folder: Path, settings: dict[str, Any]) -> None:
         launch.wait_for(file, OPEN_SECONDS)
         return
     if file.is_file():
-        before = read_mapping(file, ("data", "prune"), "give this run another --name")
+        before = read_mapping(file, tuple(settings), "give this run another --name")
         if before == settings:
             return
         for phase in PHASES:
