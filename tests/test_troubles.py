@@ -18,7 +18,7 @@ from tests.helpers.hostile import write_tiny
 from tests.helpers.refused import refused
 from yolo_slim import fit_parts
 from yolo_slim.detection.shapes import CLASSES
-from yolo_slim.main import main
+from yolo_slim.main import VERBS, main
 from yolo_slim.troubles import Stopped, heeded, say_unforeseen
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +122,33 @@ def test_signals_are_heeded_where_they_would_kill():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_trainer_at_work_ends_in_its_own_way():
+    """Lightning calls the handler that was there before, too."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    seen = []
+    try:
+        with heeded("SIGTERM"):
+            ours = signal.getsignal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, lambda number, frame: (seen.append(number), ours(number, frame)))
+            signal.raise_signal(signal.SIGTERM)
+            assert seen == [signal.SIGTERM]
+            signal.signal(signal.SIGTERM, ours)
+            with pytest.raises(Stopped, match="ended by SIGTERM"):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_signals_are_heeded_before_there_is_a_trainer(verb, name, monkeypatch, capsys):
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
+    monkeypatch.setattr("yolo_slim.main._command", lambda verb: signal.raise_signal(getattr(signal, name)))
+    status = 128 + getattr(signal, name)
+    assert refused(capsys, [verb], status=status) == f"error: ended by {name}"
+    signal.signal(getattr(signal, name), before)
 
 
 class Killed(torch.utils.data.Dataset):

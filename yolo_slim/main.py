@@ -22,8 +22,6 @@ VERBS = {
     "slim": "all phases in one resumable command: train, sparse-train, prune, finetune",
 }
 
-#: Verbs that run a Trainer.
-_FITTING = ("fit", "validate", "test", "predict", "slim")
 #: Of an error's line, in characters.
 _LONGEST = 1200
 
@@ -73,11 +71,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
     try:
-        check_config_files(arguments)
-        command = _command(verb)
-        # A Trainer heeds SIGTERM itself, and Slurm's signals.
-        with _trusting(trust), heeded("SIGHUP", *(() if verb in _FITTING else ("SIGTERM",))):
-            command(files_first(arguments))
+        with heeded("SIGHUP", "SIGTERM"):
+            check_config_files(arguments)
+            command = _command(verb)
+            with _trusting(trust):
+                command(files_first(arguments))
     except BaseException as error:
         if os.environ.get("YOLO_SLIM_DEBUG") or isinstance(error, SystemExit):
             raise

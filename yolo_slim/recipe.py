@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from yolo_slim.pruning.prune import check
 from yolo_slim.recipe_results import merge_metrics, read_result, set_metrics_aside, write_results
 from yolo_slim.reporting.tables import StateRow
 from yolo_slim.states import latencies, size_of
+from yolo_slim.troubles import Stopped
 from yolo_slim.wording import printable, say
 
 #: Folder of a phase -> state of the model after it, and the checkpoint that goes on.
@@ -142,6 +144,8 @@ class Recipe:
             if isinstance(stop, DivergedError):
                 stop.go_on = f"delete {folder} to have the phase run again with other settings"
             raise fit_parts.as_stopped(stop, trainer) from None
+        if trainer.received_sigterm:  # during the last batch
+            raise Stopped(signal.SIGTERM)
         if launch.rank() == 0:
             merge_metrics(folder)
         self._say(f"{phase}: {time.time() - started:.0f} s")

@@ -86,4 +86,7 @@ def _of_worker(message: str) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+    # A Trainer at work has put a handler of its own in place, which calls this one too: it ends after a whole batch,
+    # and under Slurm the signal may be one to requeue.
+    if signal.getsignal(number) is _stop:
+        raise Stopped(number)
