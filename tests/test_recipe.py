@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from tests.helpers.held import in_another_process
-from tests.helpers.hostile import TINY
+from tests.helpers.hostile import write_small
 from tests.helpers.refused import refused
 from yolo_slim import fit_parts, recipe, recipe_results
 from yolo_slim.main import main
@@ -23,10 +23,8 @@ PHASES = ("baseline", "sparse", "prune", "finetune")
 def config(tmp_path_factory, shapes_dir) -> Path:
     hyp = {"optimizer": "AdamW", "lr0": 0.001, "nbs": 4, "warmup_epochs": 1.0}
     folder = tmp_path_factory.mktemp("config")
-    model = {**TINY, "backbone": [[a, n, kind, [4 * size, *more]] for a, n, kind, (size, *more) in TINY["backbone"]]}
-    (folder / "small.yaml").write_text(yaml.safe_dump(model))
     settings = {
-        "model": {"model": str(folder / "small.yaml")},
+        "model": {"model": str(write_small(folder))},
         "data": {
             "data": str(shapes_dir / "data.yaml"),
             "imgsz": 64,

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch.plugins.precision import HalfPrecision
 
-from tests.helpers.hostile import TINY, write_tiny
+from tests.helpers.hostile import write_small, write_tiny
 from tests.helpers.refused import refused
 from yolo_slim.detection.batches import collate, in_precision
 from yolo_slim.detection.shapes import CLASSES
@@ -176,8 +175,7 @@ def test_switches_that_a_recipe_cannot_do_with(data, capsys, keys, expected):
 
 
 def test_a_recipe_in_true_precision_with_phases_that_are_not_validated(data, tmp_path):
-    backbone = [[a, n, kind, [4 * size, *more]] for a, n, kind, (size, *more) in TINY["backbone"]]
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**TINY, "backbone": backbone}))
+    write_small(tmp_path)
     epochs = [word for phase in ("baseline", "sparse", "finetune") for word in (f"--{phase}.epochs", "2")]
     precision = ["--trainer.precision", "bf16-true", "--trainer.check_val_every_n_epoch", "3"]
     main(["slim", *data, "--model.model", "small.yaml", *epochs, *precision])

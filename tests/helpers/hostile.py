@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 
 class Name:
     """A class or function by its module and name, whether there is one or not."""
@@ -150,6 +152,13 @@ TINY: dict[str, Any] = {
     ],
     "head": [[-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 3], 1, "Concat", [1]], [[7, 5], 1, "Detect", ["nc"]]],
 }
+
+
+def write_small(folder: Path) -> Path:
+    """Writes ``small.yaml``, a description of four times the width of ``TINY``, of which enough can be pruned."""
+    backbone = [[a, n, kind, [4 * size, *more]] for a, n, kind, (size, *more) in TINY["backbone"]]
+    (folder / "small.yaml").write_text(yaml.safe_dump({**TINY, "backbone": backbone}))
+    return folder / "small.yaml"
 
 
 def write_tiny(folder: Path, names: Sequence[str] = ("car", "bus")) -> dict[str, Path]:
