@@ -74,6 +74,15 @@ class RunCheckpoint(ModelCheckpoint):
     def _legacy_state_key(self) -> Any:  # in the checkpoints of earlier versions
         return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the best score where the run folder has been moved, so that no worse epoch takes its place."""
+        score, kept = state_dict.get("best_model_score"), Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+        if state_dict.get("dirpath") != self.dirpath and score is not None and self.save_top_k == 1 and kept.is_file():
+            path = str(kept)
+            state_dict = {**state_dict, "dirpath": self.dirpath, "best_k_models": {path: score}, "kth_value": score}
+            state_dict |= {"best_model_path": path, "kth_best_model_path": path, "last_model_path": ""}
+        super().load_state_dict(state_dict)
+
 
 def checkpoints(folder: Path) -> list[Callback]:
     """Keeps ``best.ckpt`` and ``last.ckpt`` in a run folder."""
