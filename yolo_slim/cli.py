@@ -149,14 +149,15 @@ def main(arguments: Sequence[str]) -> None:
         cli = _Prepared(arguments)
         cli.run()
     except BaseException as stop:
-        if cli is not None and cli.run_folder is not None and launch.rank() == 0 and not cli.trainer.current_epoch:
+        if cli is None or cli.run_folder is None:
+            raise
+        if launch.rank() == 0 and not cli.trainer.current_epoch:
             discard_untrained(cli.run_folder)
-        if cli is not None and cli.run_folder is not None:
-            stop = fit_parts.as_stopped(stop, cli.trainer)
-            last = cli.run_folder / "last.ckpt"
-            of_input = isinstance(stop, (ValueError, MisconfigurationException)) and not isinstance(stop, DivergedError)
-            if last.is_file() and not of_input:
-                stop.go_on = f"--ckpt_path {shlex.quote(str(last))} goes on"  # type: ignore[attr-defined]
+        stop = fit_parts.as_stopped(stop, cli.trainer)
+        last = cli.run_folder / "last.ckpt"
+        of_input = isinstance(stop, (ValueError, MisconfigurationException)) and not isinstance(stop, DivergedError)
+        if last.is_file() and not of_input:
+            stop.go_on = f"--ckpt_path {shlex.quote(str(last))} goes on"  # type: ignore[attr-defined]
         raise stop from None
     if cli.run_folder is not None and getattr(cli.trainer, "fast_dev_run", False):
         discard_untrained(cli.run_folder)

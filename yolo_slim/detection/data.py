@@ -281,5 +281,5 @@ class YOLODataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Turn the images, (N, 3, imgsz, imgsz) uint8, into [0, 1] on the device, in the precision of the module."""
         module = getattr(self.trainer, "lightning_module", None)
-        kind = next((p.dtype for p in module.parameters()), torch.float32) if module is not None else torch.float32
-        return in_precision(batch, kind)
+        parameters = () if module is None else module.parameters()
+        return in_precision(batch, next((p.dtype for p in parameters), torch.float32))
