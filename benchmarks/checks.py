@@ -22,8 +22,8 @@ from yolo_slim.pruning import (
     select,
     structure_of,
 )
-from yolo_slim.pruning.labels import leaves
-from yolo_slim.pruning.silence import silence
+from yolo_slim.pruning.graph.axes import leaves
+from yolo_slim.pruning.surgery.silence import silence
 
 TOLERANCE = 1e-10  # relative, float64
 

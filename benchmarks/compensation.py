@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 
 from benchmarks.scores import arguments, quiet, validated
-from yolo_slim.detection.calibration import training_batches
-from yolo_slim.detection.data import YOLODataModule
-from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.network import trace_network
+from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection.network.build import trace_network
+from yolo_slim.detection.training.calibration import training_batches
+from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import Selection, apply_plan, gamma_importance, make_plan, select
-from yolo_slim.pruning.compensation import compensate
-from yolo_slim.pruning.recalibrate import recalibrate
+from yolo_slim.pruning.repair.compensate import compensate
+from yolo_slim.pruning.repair.recalibrate import recalibrate
 
 BATCHES = 8
 #: variant -> (compensate with these options or not at all, recalibrate)

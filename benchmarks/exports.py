@@ -17,11 +17,11 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from yolo_slim.detection.checkpoints import read_weights
-from yolo_slim.detection.data import YOLODataModule
-from yolo_slim.detection.export_formats import ExportOptions
-from yolo_slim.detection.exported import ExportedDetector
-from yolo_slim.export_command import Exported, export_all, measure
+from yolo_slim.commands.export import Exported, export_all, measure
+from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection.export.formats import ExportOptions
+from yolo_slim.detection.export.runtime import ExportedDetector
+from yolo_slim.detection.files.checkpoints import read_weights
 from yolo_slim.pruning import latency
 from yolo_slim.reporting.tables import exports_markdown
 

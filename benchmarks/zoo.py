@@ -13,7 +13,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
 
 from yolo_slim.pruning import Pass
-from yolo_slim.pruning.passes import train_but_statistics
+from yolo_slim.pruning.graph.passes import train_but_statistics
 
 Passes = Callable[[nn.Module, int, torch.dtype], list[Pass]]
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import yaml
 from jsonargparse import set_parsing_settings
 
-from yolo_slim.cli import SlimCLI
-from yolo_slim.detection.data import YOLODataModule
-from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.prune_command import parser as prune_parser
-from yolo_slim.recipe_command import parser as slim_parser
+from tests.helpers.places import ROOT
+from yolo_slim.commands.fit import SlimCLI
+from yolo_slim.commands.prune import parser as prune_parser
+from yolo_slim.commands.slim import parser as slim_parser
+from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection.training.detector import YOLODetector
 
-ROOT = Path(__file__).parents[1]
 FIT = ("baseline", "sparse", "growing", "finetune", "paper")
 SLIM = ("configs/slim.yaml", "configs/demo.yaml", *(str(p.relative_to(ROOT)) for p in ROOT.glob("benchmarks/*.yaml")))
 

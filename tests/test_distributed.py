@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.ddp_launch import ROOT, run
+from tests.helpers.ddp.launch import ROOT, run
 
 
 def job(out: Path, shapes_dir: Path, devices: int, **settings) -> list[dict]:
     """Runs the job in fresh processes and returns what each rank saved."""
     out.mkdir()
-    command = [sys.executable, "-m", "tests.helpers.ddp_job", "--data", str(shapes_dir / "data.yaml")]
+    command = [sys.executable, "-m", "tests.helpers.ddp.job", "--data", str(shapes_dir / "data.yaml")]
     command += ["--out", str(out), "--devices", str(devices)]
     for name, value in settings.items():
         command += [f"--{name}"] if value is True else [f"--{name}", str(value)]

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.helpers.places import ROOT
 from yolo_slim.pruning import PruningPlan, apply_plan
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 README = (EXAMPLES / "README.md").read_text()
 CLASSES = {"ssdlite": "SlimSSDLite", "retinanet": "SlimRetina", "classifier": "Classifier"}
@@ -92,7 +92,7 @@ def test_the_blocker_blocks(tmp_path):
 
 def test_drawn_shapes_need_no_ultralytics(tmp_path):
     """What the examples fall back on where no data is given."""
-    code = "from yolo_slim.detection.shapes import generate; print(generate('set', train=1, val=1, imgsz=32))"
+    code = "from yolo_slim.detection.data.shapes import generate; print(generate('set', train=1, val=1, imgsz=32))"
     environment = blocked(tmp_path / "site")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "set/data.yaml\n", done.stderr

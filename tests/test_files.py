@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.places import ROOT
 from yolo_slim.files import whole, write_whole
 
 
@@ -42,7 +43,7 @@ def test_a_kill_leaves_the_old_file_and_the_next_write_clears_up(tmp_path: Path)
         "import os, sys; from yolo_slim.files import whole\n"
         "with whole(sys.argv[1]) as temporary: temporary.write_text('half'); os.kill(os.getpid(), 9)"
     )
-    root = Path(__file__).parents[1]
+    root = ROOT
     subprocess.run([sys.executable, "-c", code, str(file)], check=False, cwd=root)
     assert len(os.listdir(tmp_path)) == 2
     assert file.read_text() == "old"

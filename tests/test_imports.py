@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.places import ROOT
+
 PACKAGE = ROOT / "yolo_slim"
 
 # Imports every module of a package while some modules are banned: asking for one fails, and none may be loaded.

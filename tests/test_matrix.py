@@ -16,14 +16,14 @@ import yaml
 
 import yolo_slim
 from tests.helpers.export_nets import in_single_precision
-from tests.helpers.stock_compare import our_boxes, our_scores, same_boxes, ultralytics_scores, use_elsewhere
-from tests.helpers.stock_nets import all_images, by_heart_data, narrow_yaml
-from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.export import export_network
-from yolo_slim.detection.export_formats import ExportOptions
-from yolo_slim.detection.exported import ExportedDetector
-from yolo_slim.detection.shapes import generate
-from yolo_slim.main import main
+from tests.helpers.stock.compare import our_boxes, our_scores, same_boxes, ultralytics_scores, use_elsewhere
+from tests.helpers.stock.nets import all_images, by_heart_data, narrow_yaml
+from yolo_slim.commands.entry import main
+from yolo_slim.detection.data.shapes import generate
+from yolo_slim.detection.export.export import export_network
+from yolo_slim.detection.export.formats import ExportOptions
+from yolo_slim.detection.export.runtime import ExportedDetector
+from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import structure_of
 
 IMGSZ = 64

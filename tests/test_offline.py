@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.hostile import write_tiny
-from yolo_slim.detection.shapes import CLASSES
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers.hostile.pickles import write_tiny
+from tests.helpers.places import ROOT
+from yolo_slim.detection.data.shapes import CLASSES
 
 #: Every way to another machine is recorded in the file `tried`, and fails.
 GUARD = """
@@ -72,7 +71,7 @@ def test_variables_are_set_where_they_are_not(tmp_path, offline, install, expect
 @pytest.mark.slow
 def test_ultralytics_sees_them(tmp_path):
     script = """
-import yolo_slim.detection.detector
+import yolo_slim.detection.training.detector
 import ultralytics.utils as u
 from ultralytics.utils.events import events
 print(events.enabled, u.ONLINE, u.AUTOINSTALL)
@@ -92,9 +91,9 @@ def test_reading_building_and_training_reach_nobody(tmp_path):
     script = """
 import torch
 import yolo_slim
-from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.main import main
-from tests.helpers.hostile import TINY
+from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.commands.entry import main
+from tests.helpers.hostile.pickles import TINY
 
 torch.set_num_threads(1)
 images = torch.zeros(1, 3, 64, 64)
@@ -115,5 +114,6 @@ print("done")
 def test_no_command_line_leaves_settings_that_would_send(tmp_path):
     """What Ultralytics writes into its settings folder has no say over the variables."""
     (tmp_path / "settings.json").write_text('{"sync": true}')
-    script = "import yolo_slim.detection.detector\nfrom ultralytics.utils.events import events\nprint(events.enabled)"
+    script = "import yolo_slim.detection.training.detector\n"
+    script += "from ultralytics.utils.events import events\nprint(events.enabled)"
     assert run(tmp_path, script).splitlines()[-1] == "False"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers.hostile import write_small
+from tests.helpers.hostile.pickles import write_small
+from tests.helpers.places import ROOT
 from tests.helpers.toy_module import ToyClassifier, toy_loader
-from yolo_slim.detection import data, shapes
-from yolo_slim.main import main
+from yolo_slim.commands.entry import main
+from yolo_slim.detection.data import datamodule as data
+from yolo_slim.detection.data import shapes
 from yolo_slim.pruning import PruningPlan, apply_plan
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DATA = ["--data.imgsz", "64", "--data.batch", "4", "--data.workers", "0"]
 MODEL = ["--model.model", "small.yaml"]

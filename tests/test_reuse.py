@@ -7,11 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.places import ROOT
+
 NOT_NEEDED = [f"-{name}" for name in ("ultralytics", "jsonargparse", "torchvision", "matplotlib", "pycocotools")]
 needs_both = pytest.mark.skipif(
     importlib.util.find_spec("pytorch_lightning") is None, reason="pytorch_lightning is not installed"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.stock_compare import our_boxes, our_scores, same_boxes, ultralytics_scores, use_elsewhere
-from tests.helpers.stock_nets import all_images, by_heart_data, halve, learn, new_detector
-from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.shapes import CLASSES, generate
-from yolo_slim.detection.stock import save_ultralytics
+from tests.helpers.stock.compare import our_boxes, our_scores, same_boxes, ultralytics_scores, use_elsewhere
+from tests.helpers.stock.nets import all_images, by_heart_data, halve, learn, new_detector
+from yolo_slim.detection.data.shapes import CLASSES, generate
+from yolo_slim.detection.files.stock import save_ultralytics
+from yolo_slim.detection.training.detector import YOLODetector
 
 pytestmark = pytest.mark.slow  # the quick part is in test_matrix.py
 FILES = ("dense", "slim", "finetuned", "finetuned_half", "finetuned_fused", "finetuned_fused_half")

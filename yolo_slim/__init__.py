@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from yolo_slim.detection.detector import YOLODetector
+    from yolo_slim.detection.training.detector import YOLODetector
 
 __version__ = "0.1.0"
 
@@ -29,8 +29,8 @@ def load(path: str | Path, *, trust: bool = False) -> YOLODetector:
         ValueError: If it is damaged, holds no detector, or wants anything that detectors do not consist of.
     """
     # Here, so that the engine and the callbacks can be imported without Lightning and Ultralytics.
-    from yolo_slim.detection.detector import YOLODetector
-    from yolo_slim.detection.opening import trusted
+    from yolo_slim.detection.files.opening import trusted
+    from yolo_slim.detection.training.detector import YOLODetector
 
     with trusted(trust):
         return YOLODetector(weights=str(path)).eval()

@@ -23,7 +23,7 @@ from benchmarks.reliability.inputs import bad_inputs
 from benchmarks.reliability.interruptions import Try, kills, signals, straight_run, two_starts
 from benchmarks.reliability.running import keep
 from benchmarks.reliability.work import works
-from yolo_slim.detection.shapes import generate
+from yolo_slim.detection.data.shapes import generate
 
 SECTIONS = {
     "kills": "killed at a random moment, or while a file was being written; gone on with",

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from yolo_slim.commands.entry import main
 from yolo_slim.files import write_whole
-from yolo_slim.main import main
 
 #: No verb of a try runs longer than this, in seconds.
 LONGEST = 600.0

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity
-from yolo_slim.pruning.resting import Resting
+from yolo_slim.pruning.sparsity.resting import Resting
 
 PENALTIES = ("subgradient", "proximal", "growing")
 

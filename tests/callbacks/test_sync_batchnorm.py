@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
 from yolo_slim.callbacks.target import trace_target
-from yolo_slim.detection.detector import YOLODetector
+from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import Selection, prune, recalibrate, restore_structure, trace
 
 

@@ -5,18 +5,16 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from tests.helpers.places import ROOT
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, WeightEMA
 from yolo_slim.pruning import restore_structure
-
-ROOT = Path(__file__).parents[2]
 
 
 class Reference(Callback):

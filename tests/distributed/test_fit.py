@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from tests.helpers import ddp_launch
-from tests.helpers.ddp_launch import ROOT, run_together
-from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.hyperparameters import Hyperparameters
+from tests.helpers.ddp import launch as ddp_launch
+from tests.helpers.ddp.launch import ROOT, run_together
+from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.detection.training.hyperparameters import Hyperparameters
 
 
 def fit(

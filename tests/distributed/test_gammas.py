@@ -11,9 +11,9 @@ from functools import cache
 import pytest
 import torch
 
-from tests.helpers import ddp_variants
-from tests.helpers.ddp_launch import ROOT, Process, free_port, run_together
-from tests.helpers.ddp_variants import CONTROLS, PENALTIES, WAYS
+from tests.helpers.ddp import variants as ddp_variants
+from tests.helpers.ddp.launch import ROOT, Process, free_port, run_together
+from tests.helpers.ddp.variants import CONTROLS, PENALTIES, WAYS
 
 pytestmark = pytest.mark.filterwarnings("ignore:GammaSparsity")
 ROUNDING = 2e-6
@@ -25,7 +25,7 @@ SPLIT_MATTERS = {"batch statistics"}
 def ranks(tmp_path_factory) -> list[dict]:
     """What the two processes hold after every fit."""
     out = tmp_path_factory.mktemp("variants")
-    command = [sys.executable, "-m", "tests.helpers.ddp_variants", str(out)]
+    command = [sys.executable, "-m", "tests.helpers.ddp.variants", str(out)]
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     run_together([Process(command, ROOT, out / f"{rank}.log", LOCAL_RANK=str(rank), **where) for rank in range(2)])
     return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]

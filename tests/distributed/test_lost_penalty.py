@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.helpers.ddp_lost import HandMade
+from tests.helpers.ddp.lost import HandMade
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.ddp_launch import (
+from tests.helpers.ddp.launch import (
     ROOT,
     Process,
     by_lightning,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.callbacks.channel_pruning import prune_module
-from yolo_slim.detection.data import YOLODataModule
-from yolo_slim.detection.detector import YOLODetector
-from yolo_slim.detection.shapes import CLASSES
+from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection.data.shapes import CLASSES
+from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import Importance, Selection
 
 NAMES = dict(enumerate(CLASSES))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from tests.helpers.places import ROOT
 from yolo_slim.reporting.plots import gamma_histograms, training_curves
 
 GAMMAS = np.random.default_rng(0).normal(0.9, 0.2, (8, 100))
@@ -77,4 +78,4 @@ def test_curves_name_the_file_without_scores(tmp_path: Path) -> None:
 
 def test_the_backend_of_the_user_stays() -> None:
     code = "import sys, yolo_slim.reporting.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -14,7 +14,6 @@ import yaml
 from torch import nn
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.checks import differing
 from yolo_slim.callbacks.foresight import foreseen_troubles
 from yolo_slim.callbacks.framework import (
     Callback,
@@ -29,6 +28,7 @@ from yolo_slim.callbacks.framework import (
 )
 from yolo_slim.callbacks.gamma_sparsity import GammaSparsity
 from yolo_slim.callbacks.same_prune import prune_alike
+from yolo_slim.callbacks.sparse_phase.checks import differing
 from yolo_slim.callbacks.taken_steps import TakenSteps
 from yolo_slim.callbacks.target import example_inputs, find_target, make_selection, trace_target
 from yolo_slim.files import write_whole
@@ -42,8 +42,8 @@ from yolo_slim.pruning import (
     prune,
     store_structure,
 )
-from yolo_slim.pruning.penalty import SMALL_GAMMA
-from yolo_slim.pruning.prune import check, check_compensation
+from yolo_slim.pruning.pipeline import check, check_compensation
+from yolo_slim.pruning.sparsity.penalty import SMALL_GAMMA
 
 
 def prune_module(

@@ -8,7 +8,7 @@ import torch
 
 from yolo_slim.callbacks.framework import Callback, LightningModule, Trainer, rank_zero_warn
 from yolo_slim.callbacks.target import find_target
-from yolo_slim.pruning.penalty import SMALL_GAMMA, gamma_magnitudes, small_share
+from yolo_slim.pruning.sparsity.penalty import SMALL_GAMMA, gamma_magnitudes, small_share
 
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 CUT_OFFS = {"small": SMALL_GAMMA, "tiny": 1e-4}

@@ -9,20 +9,25 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.checks import check_arguments, check_trainer, expect_prunable_gammas, refuse_line_search
 from yolo_slim.callbacks.framework import Callback, LightningModule, MisconfigurationException, Trainer, rank_zero_info
-from yolo_slim.callbacks.full_precision import FullPrecision
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
-from yolo_slim.callbacks.growing_phase import GrowingPhase
-from yolo_slim.callbacks.l1_phase import L1Phase
-from yolo_slim.callbacks.preview import Preview, foreseen, logged, tell_what_became
-from yolo_slim.callbacks.statistics_pace import StatisticsPace
+from yolo_slim.callbacks.sparse_phase.bn_momentum import StatisticsPace
+from yolo_slim.callbacks.sparse_phase.checks import (
+    check_arguments,
+    check_trainer,
+    expect_prunable_gammas,
+    refuse_line_search,
+)
+from yolo_slim.callbacks.sparse_phase.full_precision import FullPrecision
+from yolo_slim.callbacks.sparse_phase.growing import GrowingPhase
+from yolo_slim.callbacks.sparse_phase.l1 import L1Phase
+from yolo_slim.callbacks.sparse_phase.preview import Preview, foreseen, logged, tell_what_became
 from yolo_slim.callbacks.taken_steps import TakenSteps
 from yolo_slim.callbacks.target import copies_of_target, find_target, make_selection, trace_target
 from yolo_slim.pruning import ChannelGraph, Selected, Selection
-from yolo_slim.pruning.growing import check_growing
-from yolo_slim.pruning.penalty import gamma_magnitudes
-from yolo_slim.pruning.resting import Resting, without
+from yolo_slim.pruning.sparsity.growing import check_growing
+from yolo_slim.pruning.sparsity.penalty import gamma_magnitudes
+from yolo_slim.pruning.sparsity.resting import Resting, without
 
 
 class GammaSparsity(Callback):
@@ -34,11 +39,11 @@ class GammaSparsity(Callback):
     are off during the fit; both come back after it, also after an exception.
 
     ``penalty="proximal"`` has the same schedule, but moves the gammas after the step by rate x strength, and stops
-    them at exactly zero (:class:`yolo_slim.pruning.penalty.Proximal`). No optimizer scales it and clipping does not
-    see it: mixed precision and clipping stay on.
+    them at exactly zero (:class:`yolo_slim.pruning.Proximal`). No optimizer scales it and clipping does not see it:
+    mixed precision and clipping stay on.
 
     ``penalty="growing"`` lets a growing set of channels, the least important ones by first-order Taylor importance,
-    fade to exactly zero while the others adapt (:class:`yolo_slim.pruning.growing.Growing`); a prune with the same
+    fade to exactly zero while the others adapt (:class:`yolo_slim.pruning.Growing`); a prune with the same
     ``ratio`` then removes channels that do nothing. It works with any optimizer, mixed precision and clipping.
 
     The gammas that are penalised are those that pruning with the same ``shortcuts`` and ``ignore`` ranks. Every epoch

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer
 from yolo_slim.pruning import ChannelGraph, Pass, Selection, trace
-from yolo_slim.pruning.passes import default_passes
+from yolo_slim.pruning.graph.passes import default_passes
 
 
 def find_target(pl_module: nn.Module, target: str | None) -> nn.Module:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from yolo_slim.pruning.layers import tensors_of
-from yolo_slim.pruning.selection import Selection
+from yolo_slim.pruning.modules.layers import tensors_of
+from yolo_slim.pruning.selection.selection import Selection
 from yolo_slim.wording import brief
 
 if TYPE_CHECKING:
-    from yolo_slim.pruning.graph import ChannelGraph
+    from yolo_slim.pruning.graph.graph import ChannelGraph
 
 
 def expect_fit(model: nn.Module, graph: ChannelGraph) -> None:

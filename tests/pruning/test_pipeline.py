@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import copy
+import importlib
+
+import pytest
+import torch
+import yaml
+
+from tests.helpers.toy_nets import TOYS, randomised
+from tests.helpers.yolo_nets import yolo, yolo_passes
+from tests.pruning.surgery.test_apply import difference, random_drop, silenced, with_one_wrong_channel
+from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
+from yolo_slim.pruning.pipeline import TOLERANCE, check, check_compensation, verify
+from yolo_slim.pruning.surgery.silence import silence
+
+SELECTIONS = [Selection(0.5), Selection(0.9), Selection(0.99, min_channels=1), Selection(0.4, shortcuts="spare")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("selection", SELECTIONS, ids=str)
+def test_the_report_says_what_was_done(selection):
+    model, passes = yolo(), yolo_passes()
+    dense, graph = copy.deepcopy(model), trace(model, passes=passes)
+    report = prune(model, graph, selection)
+    before = sum(layer.before for layer in report.layers)
+    after = sum(layer.after for layer in report.layers)
+    prunable = sum(int(gamma.prunable.sum()) for gamma in graph.prunable_gammas(selection.shortcuts))
+    assert (before - after) / prunable == pytest.approx(report.reached)
+    assert report.asked == selection.ratio
+    assert all(len(model.get_submodule(layer.module).weight) == layer.after for layer in report.layers)
+    assert report.parameters_before == sum(p.numel() for p in dense.parameters())
+    assert report.parameters_after == sum(p.numel() for p in model.parameters()) < report.parameters_before
+    assert report.error < 1e-10
+    assert report.structure["model.2"] == {"c": model.model[2].c}
+    assert bool(report.held) == any(layer.after == selection.min_channels for layer in report.layers)
+    apply_plan(dense, report.plan)
+    assert all(difference(run(model), run(dense)) == 0 for run in passes)
+
+
+def test_the_report_is_plain_data():
+    model = yolo()
+    report = prune(model, trace(model, passes=yolo_passes()), Selection(0.9))
+    data = report.to_dict()
+    assert yaml.safe_load(yaml.safe_dump(data)) == data
+    assert PruningPlan.from_dict(data["plan"]) == report.plan
+    assert data["fixed"][0]["module"] == "model.0.conv"
+
+
+def test_the_gammas_decide_unless_scores_are_given():
+    toy = next(toy for toy in TOYS if toy.name == "plain")
+    model = randomised(toy.build())
+    model.b1.weight.data = torch.tensor([-3.0, 0.1, -0.2, 3.0], dtype=torch.float64)
+    model.b2.weight.data.fill_(-2)
+    other, graph = copy.deepcopy(model), trace(model, toy.example())
+    assert prune(model, graph, Selection(2 / 9, min_channels=1)).plan.entries["b1"] == {"out": [0, 3]}
+    scores = torch.arange(graph.num_groups, dtype=torch.float64)
+    scores[graph.gammas["b1"]] -= 100
+    assert prune(other, graph, Selection(2 / 9, min_channels=1), scores).plan.entries["b1"] == {"out": [2, 3]}
+
+
+def test_ratio_zero_changes_nothing():
+    model = yolo()
+    before = dict(model.named_parameters())
+    report = prune(model, trace(model, passes=yolo_passes()), Selection(0.0))
+    assert (report.reached, report.error, report.plan.entries) == (0.0, 0.0, {})
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+
+
+def test_a_wrong_graph_is_noticed_and_the_model_untouched():
+    toy = next(toy for toy in TOYS if toy.name == "residual")
+    model = randomised(toy.build())
+    graph = trace(model, toy.example())
+    for axis, groups in graph.axes["c2.weight"].items():
+        graph.axes["c2.weight"][axis] = groups.flip(0) if axis == 1 else groups
+    before = {name: (id(t), t.clone()) for name, t in model.state_dict(keep_vars=True).items()}
+    with pytest.raises(RuntimeError, match="differs from the dense one .* by .*untouched"):
+        prune(model, graph, Selection(0.4, min_channels=1))
+    after = model.state_dict(keep_vars=True)
+    assert all(id(after[name]) == key and torch.equal(after[name], value) for name, (key, value) in before.items())
+    assert model.c2.in_channels == 4
+
+
+def test_a_model_that_fails_to_run_is_untouched():
+    toy = next(toy for toy in TOYS if toy.name == "plain")
+    model = randomised(toy.build())
+    graph = trace(model, toy.example())
+    del graph.axes["c2.weight"][1]
+    with pytest.raises(RuntimeError, match="by inf"):
+        prune(model, graph, Selection(0.4, min_channels=1))
+    assert model.c1.out_channels == 4
+
+
+def test_half_precision_is_refused():
+    toy = next(toy for toy in TOYS if toy.name == "plain")
+    model = randomised(toy.build())
+    graph = trace(model, toy.example())
+    with pytest.raises(ValueError, match=r"c1.weight is torch.bfloat16; .*model.float\(\)"):
+        prune(model.bfloat16(), graph, Selection())
+
+
+def test_prune_leaves_modes_and_statistics_alone():
+    toy = next(toy for toy in TOYS if toy.name == "plain")
+    model = randomised(toy.build()).train()
+    statistics = model.b1.running_mean.clone()
+    report = prune(model, trace(model, toy.example()), Selection(0.4, min_channels=1))
+    assert model.training
+    assert model.b1.training
+    assert torch.equal(model.b1.running_mean, statistics[report.plan.entries["b1"]["out"]])
+
+
+def test_silence_is_the_oracle_of_the_tests():
+    toy = next(toy for toy in TOYS if toy.name == "residual")
+    model = randomised(toy.build())
+    graph = trace(model, toy.example())
+    dropped = torch.zeros(graph.num_groups, dtype=torch.bool)
+    dropped[graph.gammas["b1"][:2]] = True
+    expected = silenced(model, graph, dropped)
+    silence(model, graph, dropped)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert model.b3.weight[:2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("layer", ["model.1.conv", "model.9.cv2.conv", "model.22.cv3.2.2"])
+def test_verify_sees_one_wrong_channel_in_single_precision(layer):
+    model = yolo().float()
+    graph = trace(model, passes=yolo_passes(dtype=torch.float32))
+    dropped = random_drop(graph, 0.3, 0)
+    plan = make_plan(graph, dropped)
+    assert verify(model, graph, dropped, plan) < 1e-5
+    assert verify(model, graph, dropped, with_one_wrong_channel(plan, layer)) > TOLERANCE
+
+
+@torch.no_grad()
+def test_exact_compensation_is_proved_on_a_copy_and_reported(monkeypatch):
+    model, passes = yolo(), yolo_passes(128)
+    graph = trace(model, passes=passes)
+    report = prune(copy.deepcopy(model), graph, Selection(0.4), compensation="exact")
+    assert report.error < 1e-10
+    assert report.compensation.kept_dead > 0
+    data = report.to_dict()["compensation"]
+    assert yaml.safe_load(yaml.safe_dump(data)) == data
+    assert data["kept_dead"] == report.compensation.kept_dead
+    monkeypatch.setattr("yolo_slim.pruning.repair.compensate._merge", lambda entry, dropped: None)
+    with pytest.raises(RuntimeError, match="differs from the dense one"):
+        prune(model, graph, Selection(0.4), compensation="exact")
+
+
+@pytest.mark.parametrize("other", [{"round_to": 4}, {"max_params": 1e6}])
+def test_exact_compensation_is_refused_where_dead_channels_must_not_stay(other):
+    model = yolo()
+    graph = trace(model, passes=yolo_passes())
+    with pytest.raises(ValueError, match="compensation='exact' keeps some dead channels"):
+        prune(model, graph, Selection(**other), compensation="exact")
+    with pytest.raises(ValueError, match="compensation='fould': expected one of auto, none, fold, exact"):
+        prune(model, graph, Selection(**other), compensation="fould")
+
+
+def test_auto_is_exact_where_dead_channels_may_stay():
+    assert check_compensation("auto", Selection(0.5)) == "exact"
+    assert check_compensation("auto", Selection(0.5, round_to=8)) == "fold"
+    assert check_compensation("auto", Selection(max_flops=1e9)) == "fold"
+    assert check_compensation("none", Selection(0.5)) == "none"
+
+
+def test_check_finds_what_prune_would_refuse():
+    model = yolo()
+    graph, images = trace(model, passes=yolo_passes()), torch.rand(1, 3, 64, 64).double()
+    check(model, graph, Selection(max_flops=5e7, max_latency_ms=1), images)
+    for selection, message in (
+        (Selection(ratios={"nothing": 0.1}), "'nothing' matches no layer"),
+        (Selection(max_params=1e3), "max_params"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check(model, graph, selection, images)
+    with pytest.raises(ValueError, match="needs example_inputs to time"):
+        check(model, graph, Selection(max_latency_ms=1))
+
+
+def test_a_latency_budget_is_met_by_what_was_measured(monkeypatch):
+    """The clock of this test is the number of parameters: a budget in milliseconds can be checked exactly."""
+    parameters = lambda m, x, repeats=20: sum(p.numel() for p in m.parameters()) / 1e9  # noqa: E731
+    monkeypatch.setattr(importlib.import_module("yolo_slim.pruning.pipeline"), "latency", parameters)
+    model = yolo()
+    graph, images = trace(model, passes=yolo_passes()), torch.rand(1, 3, 64, 64).double()
+    limit = 0.5 * 1000 * parameters(model, images)
+    report = prune(model, graph, Selection(max_latency_ms=limit), example_inputs=images)
+    assert 0.99 * limit < report.latency_ms <= limit
+    assert report.latency_ms == 1000 * parameters(model, images)

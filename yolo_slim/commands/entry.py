@@ -1,0 +1,131 @@
+"""Entry point: finds the verb and imports only what it needs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from yolo_slim.commands.quiet import quieten
+from yolo_slim.wording import printable
+from yolo_slim.workflow.troubles import heeded, say_unforeseen
+
+VERBS = {
+    "fit": "train a detector: baseline, sparse phase or finetune, as the configuration says",
+    "validate": "mAP of a checkpoint on the validation images",
+    "test": "mAP of a checkpoint on the test images",
+    "predict": "draw and write the boxes that a checkpoint finds in images",
+    "prune": "remove the channels that matter least and save the slim model",
+    "export": "write ONNX, TorchScript, OpenVINO, ... files and measure their size, latency and mAP",
+    "slim": "all phases in one resumable command: train, sparse-train, prune, finetune",
+}
+
+#: Of an error's line, in characters.
+_LONGEST = 1200
+
+USAGE = """\
+usage: train.py VERB [-c CONFIG.yaml ...] [--key value ...]
+
+Make a YOLO detector smaller and faster: train, sparse-train, prune, finetune.
+
+verbs:
+{verbs}
+
+train.py VERB --help lists the keys of a verb; configs/ holds commented files to start from.
+With --trust, .pt files are opened that contain more than a detector; such a file can run code.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs one verb of the command line.
+
+    Bad input ends with one line on standard error and exit status 1, or 2 for keys and values that no verb takes; with
+    ``YOLO_SLIM_DEBUG`` set in the environment it ends with a traceback. Where a signal has ended a run, the status is
+    128 plus its number.
+
+    Args:
+        args: Arguments without the program's name; by default those of the process.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print(USAGE.format(verbs="\n".join(f"  {name:10}{text}" for name, text in VERBS.items())), end="")
+        return
+    if verb == "--version":
+        from yolo_slim import __version__
+
+        print(__version__)
+        return
+    if verb not in VERBS:
+        _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)} (see train.py --help)", status=2)
+    # Not a key of a verb: a configuration file from elsewhere must not be able to say it.
+    trust = "--trust" in arguments
+    arguments = [argument for argument in arguments if argument != "--trust"]
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    quieten(verb)
+    import jsonargparse
+
+    from yolo_slim.commands.config_files import check_config_files, files_first, shorten
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
+    try:
+        with heeded("SIGHUP", "SIGTERM"):
+            check_config_files(arguments)
+            command = _command(verb)
+            with _trusting(trust):
+                command(files_first(arguments))
+    except BaseException as error:
+        if os.environ.get("YOLO_SLIM_DEBUG") or isinstance(error, SystemExit):
+            raise
+        if isinstance(error, jsonargparse.ArgumentError):
+            _fail(f"{shorten(str(error))} (see train.py {verb} --help)", status=2)
+        if isinstance(error, KeyboardInterrupt):
+            _fail(str(error) or "interrupted", status=128 + getattr(error, "number", signal.SIGINT))
+        message = shorten(str(error)) if isinstance(error, _user_errors()) else say_unforeseen(error)
+        if isinstance(error, BrokenPipeError):
+            _detach_output()
+            message = "what reads the output has ended (broken pipe)"
+        go_on = getattr(error, "go_on", "")
+        _fail(f"{message}; {go_on}" if go_on else message)
+
+
+def _command(verb: str) -> Callable[[list[str]], None]:
+    if verb == "prune":
+        from yolo_slim.commands.prune import main as command
+    elif verb == "export":
+        from yolo_slim.commands.export import main as command
+    elif verb == "slim":
+        from yolo_slim.commands.slim import main as command
+    else:
+        from yolo_slim.commands.fit import main as command
+    return command
+
+
+def _trusting(trust: bool) -> AbstractContextManager[None]:
+    if not trust:
+        return nullcontext()
+    from yolo_slim.detection.files.opening import trusted
+
+    return trusted()
+
+
+def _user_errors() -> tuple[type[BaseException], ...]:
+    errors: tuple[type[BaseException], ...] = (ValueError, OSError)
+    if "lightning" in sys.modules:
+        from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+        errors += (MisconfigurationException,)
+    return errors
+
+
+def _detach_output() -> None:
+    """Lets the interpreter end without a second complaint that nobody reads its output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, status: int = 1) -> None:
+    line = printable(" ".join(message[:20_000].split()))
+    print(f"error: {line if len(line) <= _LONGEST else line[:_LONGEST] + ' ...'}", file=sys.stderr)
+    raise SystemExit(status)

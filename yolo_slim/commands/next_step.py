@@ -1,0 +1,46 @@
+"""Commands for the user to paste: with every path quoted, and found from where the user is."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from yolo_slim.documents import read_yaml
+
+_PROJECT = Path(__file__).parents[2]
+#: In a run folder, or in the one of a recipe above it: what the run was started with.
+_SETTINGS = ("config.yaml", "../recipe.yaml")
+
+
+def finetune(slim: Path, pruned: str | Path, data: str | None) -> str:
+    """The command that trains a pruned model.
+
+    Args:
+        slim: Its checkpoint.
+        pruned: The one that it was made of.
+        data: What the prune was given as data; by default what the run of the pruned checkpoint was.
+    """
+    config = _reach("configs/finetune.yaml")
+    words = ["python", str(_reach("train.py") or "train.py"), "fit", *(["-c", str(config)] if config else [])]
+    found = data or _data_of(Path(pruned))
+    command = shlex.join([*words, "--model.weights", str(slim), "--data.data", found or "DATA.yaml"])
+    return command if found else f"{command}  # DATA.yaml: what it was trained on"
+
+
+def _reach(name: str) -> Path | None:
+    """A file of the project, as seen from the working folder; None where it is not installed."""
+    return next((path for path in (Path(name), _PROJECT / name) if path.is_file()), None)
+
+
+def _data_of(weights: Path) -> str | None:
+    """The data that the run beside a checkpoint was started with, if that says so and it can be found from here."""
+    for name in _SETTINGS:
+        try:
+            settings = read_yaml(weights.parent / name)
+        except (OSError, ValueError):
+            continue
+        section = settings.get("data") if isinstance(settings, dict) else None
+        data = section.get("data") if isinstance(section, dict) else None
+        if isinstance(data, str) and (data == "shapes" or Path(data).is_file()):
+            return data
+    return None

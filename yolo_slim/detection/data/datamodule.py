@@ -1,0 +1,286 @@
+"""Detection data under Lightning: any Ultralytics data YAML, or the built-in shapes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from ultralytics.cfg import get_cfg
+from ultralytics.data.build import build_yolo_dataset, seed_worker
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
+
+from yolo_slim.detection.data import checks as data_checks
+from yolo_slim.detection.data import shapes
+from yolo_slim.detection.data.batches import collate, in_precision
+from yolo_slim.detection.data.epochs import EpochSampler, LateLoader, SeededDataset
+from yolo_slim.detection.files.checkpoints import DEFAULT_IMGSZ
+from yolo_slim.detection.network.build import LARGEST_IMGSZ, STRIDE, takes_imgsz
+from yolo_slim.detection.training.prediction_writer import prediction_loader
+from yolo_slim.wording import brief
+
+SHAPES_ROOT = Path("datasets/shapes")
+SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augmentation of training images, with the names, meanings and defaults of Ultralytics."""
+
+    hsv_h: float = 0.015
+    """Largest change of hue, as a fraction of the colour circle, in [0, 1]."""
+    hsv_s: float = 0.7
+    """Largest change of saturation, as a fraction, in [0, 1]."""
+    hsv_v: float = 0.4
+    """Largest change of brightness, as a fraction, in [0, 1]."""
+    degrees: float = 0.0
+    """Largest rotation to either side, in degrees, in [0, 180]."""
+    translate: float = 0.1
+    """Largest shift, as a fraction of the image, in [0, 1]."""
+    scale: float = 0.5
+    """Largest change of size: 0.5 draws a factor from 0.5 to 1.5, in [0, 1]."""
+    shear: float = 0.0
+    """Largest shear to either side, in degrees, in [0, 90)."""
+    perspective: float = 0.0
+    """Largest perspective distortion, in [0, 1]; values up to 0.001 are usual."""
+    flipud: float = 0.0
+    """Probability of a flip upside down, in [0, 1]."""
+    fliplr: float = 0.5
+    """Probability of a flip left to right, in [0, 1]."""
+    bgr: float = 0.0
+    """Probability that red and blue change places, in [0, 1]."""
+    mosaic: float = 1.0
+    """Probability that an image is composed of four, in [0, 1]."""
+    mixup: float = 0.0
+    """Probability that another image shines through, in [0, 1]."""
+    cutmix: float = 0.0
+    """Probability that a part is replaced by one of another image, in [0, 1]."""
+    copy_paste: float = 0.0
+    """Share of objects pasted a second time, in [0, 1]; needs labels that are polygons."""
+    close_mosaic: int = 10
+    """Number of last epochs without mosaic, mixup, cutmix and copy_paste; 0 keeps them to the end."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            most = {"degrees": 180, "shear": 89.9, "close_mosaic": float("inf")}.get(name, 1)
+            if not 0 <= value <= most:
+                raise ValueError(f"augment.{name}={value} is out of range, expected a value from 0 to {most}.")
+
+
+DEFAULT_AUGMENTATION = Augmentation()
+
+
+class YOLODataModule(L.LightningDataModule):
+    """Images and labels of a YOLO data set.
+
+    The order and the augmentation of epoch e depend on the seed and e alone, whatever ran before and with however many
+    workers. The seed is the one of `seed_everything`, 0 if there is none. Bad images and labels are refused in `setup`.
+
+    Args:
+        data: Path of an Ultralytics data YAML, or the name of one it ships, such as `coco128.yaml`, which is downloaded
+            where the YAML says from where. `shapes` generates the built-in set in `datasets/shapes`. Only `predict`
+            with a `source` works without.
+        imgsz: Height and width of the images given to the model, in pixels, a multiple of 32; by default those that the
+            weights were trained with, else 640.
+        batch: Images in a batch, for each process.
+        workers: Processes that load images, for each training process; 0 loads them in the training process itself.
+        cache: Keep decoded images in memory (`ram`) or beside the images (`disk`).
+        single_cls: Treat all classes as one.
+        augment: Augmentation of training images.
+        source: Image, folder of images or list file for `predict`; by default the validation images.
+    """
+
+    def __init__(
+        self,
+        data: str | None = None,
+        imgsz: int | None = None,
+        batch: int = 16,
+        workers: int = 2,
+        cache: Literal["none", "ram", "disk"] = "none",
+        single_cls: bool = False,
+        augment: Augmentation = DEFAULT_AUGMENTATION,
+        source: str | None = None,
+    ) -> None:
+        super().__init__()
+        if imgsz is not None and not takes_imgsz(imgsz):
+            near = min(max(STRIDE, round(imgsz / STRIDE) * STRIDE), LARGEST_IMGSZ)
+            raise ValueError(
+                f"data.imgsz={brief(imgsz)} is not a positive multiple of {STRIDE} up to {LARGEST_IMGSZ}: use for "
+                f"example {near}."
+            )
+        if batch < 1 or workers < 0:
+            raise ValueError(f"data.batch={batch} and data.workers={workers}: expected at least 1 and at least 0.")
+        if cache not in ("none", "ram", "disk"):
+            raise ValueError(f"data.cache={cache!r} is unknown, expected 'none', 'ram' or 'disk'.")
+        if data is None and source is None:
+            raise ValueError("there is no data: give --data.data with a data YAML, or 'shapes' for the built-in set.")
+        self.data, self._imgsz, self.batch, self.workers = data, imgsz, batch, workers
+        self.cache, self.single_cls, self.augment, self.source = cache, single_cls, augment, source
+        self.datasets: dict[str, YOLODataset] = {}
+        self._train: SeededDataset | None = None
+        self._mosaic_closed = False
+
+    @property
+    def imgsz(self) -> int:
+        """Side of the images in pixels."""
+        module = getattr(self.trainer, "lightning_module", None)
+        return self._imgsz or (DEFAULT_IMGSZ if module is None else module.hparams.get("imgsz", DEFAULT_IMGSZ))
+
+    @property
+    def names(self) -> dict[int, str] | None:
+        """Class names by index, read from the data YAML without touching the images; None without data."""
+        if self.data is None:
+            return None
+        if self.single_cls:
+            return {0: "item"}
+        if self.data == "shapes":
+            return dict(enumerate(shapes.CLASSES))
+        return data_checks.read_data_yaml(self._file)["names"]
+
+    @property
+    def _file(self) -> Path:
+        if self.data is None:
+            raise ValueError("there is no data: give --data.data with a data YAML, or 'shapes' for the built-in set.")
+        return SHAPES_ROOT / "data.yaml" if self.data == "shapes" else data_checks.find_data_yaml(self.data)
+
+    def prepare_data(self) -> None:
+        """Generate or download what is not there, on one process; read all labels once so that they are cached."""
+        if self.data is None:
+            return
+        if self.data == "shapes":
+            shapes.generate(SHAPES_ROOT)
+        data_checks.read_data_yaml(self._file)
+        data_checks.resolve(self._file, download=True)
+        if self.trainer is not None and self.trainer.state.fn is not None:
+            self._build(str(self.trainer.state.fn.value), cache="none")
+
+    def setup(self, stage: str) -> None:
+        """Build the data sets of a stage: train and val for `fit`, val for `validate`, test for `test`.
+
+        Raises:
+            FileNotFoundError: If the YAML or the images are missing.
+            ValueError: If the YAML, an image or a label is malformed.
+        """
+        self.datasets = self._build(stage, self.cache)
+        for split, dataset in self.datasets.items():
+            rank_zero_info(f"{split}: {data_checks.counted(dataset)}")
+        if stage == "fit":
+            self._train = SeededDataset(self.datasets["train"], seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
+            self._mosaic_closed = False
+
+    def _build(self, stage: str, cache: str) -> dict[str, YOLODataset]:
+        if stage not in SPLITS:
+            return {}
+        data_checks.read_data_yaml(self._file)
+        info = data_checks.resolve(self._file, download=False)
+        names = self.names or {}
+        info["names"], info["nc"] = names, len(names)
+        datasets = {}
+        for split in SPLITS[stage]:
+            key = split
+            if not info.get(split):
+                rank_zero_warn(f"{self._file} has no {split} images: the val images are used instead.")
+                key = "val"
+            mode = "train" if split == "train" else "val"
+            arguments = (self._settings(cache), info[key], self.batch, info, mode)
+            datasets[split] = data_checks.build_checked(partial(build_yolo_dataset, *arguments), self._file, key)
+        return datasets
+
+    def _settings(self, cache: str) -> IterableSimpleNamespace:
+        """Return Ultralytics' settings with ours in them."""
+        ours = {"task": "detect", "imgsz": self.imgsz, "single_cls": self.single_cls, "rect": False, "fraction": 1.0}
+        # With the default, images would depend on whether an optional package, albumentations, is installed.
+        ours |= {"cache": False if cache == "none" else cache, "augmentations": [], **asdict(self.augment)}
+        return IterableSimpleNamespace(**vars(get_cfg(DEFAULT_CFG, ours)))
+
+    def train_dataloader(self) -> DataLoader:
+        """Return batches of augmented images in an order that each epoch draws anew."""
+        assert self._train is not None, "setup('fit') was not called"
+        world_size, rank = self._processes
+        seed = self._train.seed
+        sampler = EpochSampler(self._train, world_size, rank, shuffle=True, seed=seed)
+        net = getattr(getattr(self.trainer, "lightning_module", None), "net", None)
+        coarsest = STRIDE if net is None else int(net.stride.max())
+        alone = self.imgsz <= coarsest and (len(sampler) % self.batch == 1 or self.batch == 1)
+        if alone and (self.batch == 1 or len(sampler) == 1):
+            raise ValueError(
+                f"data.batch={self.batch}, {len(sampler)} images of data.imgsz={self.imgsz}: BatchNorm needs more than "
+                f"one value a channel, which an image of {coarsest} pixels does not have; use larger images or batches."
+            )
+        if alone:
+            rank_zero_info(f"The last batch of each epoch is left out: one image of {self.imgsz} pixels is not enough.")
+        return self._loader(self._train, sampler, drop_last=alone)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return batches of validation images, every image once."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Return batches of test images, every image once."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return batches of the images of `source`, by default of the validation images."""
+        source = self.source or data_checks.resolve(self._file, download=False)["val"]
+        return prediction_loader(source, self.imgsz, self.batch, self.workers)
+
+    def _evaluation_loader(self, split: str) -> DataLoader:
+        dataset = self.datasets[split]
+        world_size, rank = self._processes
+        if len(dataset) < world_size:
+            raise ValueError(f"{len(dataset)} {split} images do not suffice for {world_size} processes: use fewer.")
+        # Lightning's own sampler repeats images to make shares equal, and the scores would depend on their number.
+        sampler = UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False) if world_size > 1 else None
+        return self._loader(dataset, sampler)
+
+    @property
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+
+    def _loader(self, dataset: Dataset, sampler: Sampler | None, drop_last: bool = False) -> DataLoader:
+        return LateLoader(
+            dataset,
+            batch_size=self.batch,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.workers,
+            collate_fn=collate,
+            worker_init_fn=seed_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def on_epoch_start(self, epoch: int, max_epochs: int) -> None:
+        """Tell the training images which epoch begins; call it in `on_train_epoch_start`.
+
+        Args:
+            epoch: Index of the epoch, from 0.
+            max_epochs: Number of epochs of the fit, negative if it has no end.
+        """
+        assert self._train is not None, "setup('fit') was not called"
+        self._train.epoch = epoch
+        if max_epochs >= 0 and self.augment.close_mosaic and epoch >= max_epochs - self.augment.close_mosaic:
+            self.close_mosaic()
+
+    def close_mosaic(self) -> None:
+        """Train without mosaic, mixup, cutmix and copy_paste from the next epoch to the end of this fit."""
+        assert self._train is not None, "setup('fit') was not called"
+        if not self._mosaic_closed:
+            rank_zero_info("Mosaic, mixup, cutmix and copy_paste are off from here on.")
+            self._train.dataset.close_mosaic(self._settings(self.cache))
+            self._mosaic_closed = True
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Turn the images, (N, 3, imgsz, imgsz) uint8, into [0, 1] on the device, in the precision of the module."""
+        module = getattr(self.trainer, "lightning_module", None)
+        parameters = () if module is None else module.parameters()
+        return in_precision(batch, next((p.dtype for p in parameters), torch.float32))

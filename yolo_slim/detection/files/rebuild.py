@@ -1,0 +1,207 @@
+"""A network from what a file says of one: built anew from its description, filled with its weights, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_slim.detection.files.archives import Inert, plain
+from yolo_slim.detection.files.foreign import make_stock, stock_description
+from yolo_slim.detection.files.layer import Layer, Layers
+from yolo_slim.detection.files.opening import layer_class
+from yolo_slim.detection.files.sizes import apply_sizes, expect_tensors
+from yolo_slim.detection.network.build import ACTIVATIONS, build_network, set_variants
+from yolo_slim.pruning import Structure
+from yolo_slim.wording import brief
+
+_MAX_LAYERS = 20_000
+_MAX_CLASSES = 65_536
+
+#: Settings that matter to what a layer computes. Sizes are left out: those of the weights count.
+_SETTINGS = (
+    *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding", "transposed"),
+    *("eps", "affine", "size", "scale_factor", "mode", "ceil_mode", "d", "add", "n", "reg_max", "nl", "nc", "end2end"),
+    *("num_heads", "key_dim", "head_dim", "scale", "f", "i"),
+    *("negative_slope", "approximate", "alpha", "beta", "threshold", "min_val", "max_val", "lambd"),  # of activations
+    *("cv1_split_sections", "c1", "c2"),  # of foreign layers
+)
+
+
+def rebuild(model: Any, what: str) -> DetectionModel:
+    """Builds the network that a file holds.
+
+    The file gives plain data alone: the description (a model YAML's content), class names, settings and tensors. The
+    layers come from the installed Ultralytics and must agree with the file's in class and settings.
+
+    Args:
+        model: The network as inert objects, or a real one.
+        what: What to call it, for messages.
+
+    Returns:
+        The network in float32. BatchNorm that the file has folded away is back, as one that changes nothing.
+
+    Raises:
+        ValueError: If the file holds no detection network, or another one than its description gives.
+    """
+    kind = _kind(model)
+    if kind != "DetectionModel":
+        found = "no model" if model is None else f"a model of the class {kind}"
+        raise ValueError(f"{what} holds {found}; expected a detection model of Ultralytics")
+    try:
+        layers = _layers(model)
+        description = stock_description(plain(_state(model)["yaml"]))
+        names = class_names(plain(_state(model).get("names")) or range(min(int(description["nc"]), _MAX_CLASSES)))
+        make_stock(layers)
+    # What a file says of its layers can be wrong in any way.
+    except Exception as error:
+        raise ValueError(f"{what} holds a model whose description cannot be read ({error!r:.200})") from error
+    net = build_network(description, len(names), what=what)
+    _set_variants(layers, net, what)
+    _unfuse(layers, net)
+    _compare_layers(layers, net, what)
+    weights = {f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()}
+    try:
+        apply_sizes(net, _structure(layers, net), weights)
+        net.load_state_dict(weights)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{what}: its weights do not fit the network it describes ({first_reason(error)})") from error
+    net.names = names
+    return net
+
+
+def _set_variants(layers: Layers, net: Any, what: str) -> None:
+    """Makes the layers the file's in which it differs from what its description gives today."""
+    head, variants = f"model.{len(net.model) - 1}", {}
+    branch = layers.get(f"{head}.cv3.0.0")
+    if branch is not None and branch.kind == "Sequential" and type(net.model[-1].cv3[0][0]) is Conv:
+        variants[head] = "depthwise"  # as version 8.3.0 built it
+        set_variants(net, variants, what)
+    for name, module in net.named_modules(remove_duplicate=False):
+        mine, theirs = type(module).__name__, layers[name].kind if name in layers else ""
+        if mine != theirs and {mine, theirs} <= ACTIVATIONS:
+            variants[name] = theirs
+    set_variants(net, variants, what)
+
+
+def _compare_layers(layers: Mapping[str, Layer], net: DetectionModel, what: str) -> None:
+    """Refuses a network that its description does not give: it would be another one when a checkpoint rebuilds it."""
+    built = {name: module for name, module in net.named_modules(remove_duplicate=False) if name}
+    for name in [*built, *(set(layers) - set(built))]:
+        mine = type(built[name]).__name__ if name in built else "nothing"
+        theirs = layers[name].kind if name in layers else "nothing"
+        if mine != theirs:
+            raise ValueError(f"{what}: {name} is {theirs:.80}, its description gives {mine}; {_ADVICE}")
+    for name, module in built.items():
+        for key in _SETTINGS:
+            if key not in vars(module) or key not in layers[name].settings or key == "groups":
+                continue
+            mine, theirs = getattr(module, key), layers[name].settings[key]
+            if mine != theirs:
+                raise ValueError(f"{what}: {name} has {key} {brief(theirs)}, its description gives {mine!r}; {_ADVICE}")
+
+
+_ADVICE = "such a network cannot be rebuilt from a checkpoint: give one that is as Ultralytics builds it"
+
+
+def _structure(layers: Mapping[str, Layer], net: nn.Module) -> Structure:
+    """The sizes of all layers, by their weights."""
+    structure: Structure = {}
+    for name, module in net.named_modules():
+        weight = layers[name].tensors.get("weight") if name else None
+        if weight is None:
+            continue
+        if isinstance(module, _ConvNd):
+            groups = layers[name].settings.get("groups", 1)
+            first, second = weight.shape[0], weight.shape[1] * groups
+            if module.transposed:
+                first, second = weight.shape[1] * groups, weight.shape[0]
+            structure[name] = {"out_channels": first, "in_channels": second, "groups": groups}
+        elif isinstance(module, _BatchNorm):
+            structure[name] = {"num_features": weight.shape[0]}
+        elif isinstance(module, nn.Linear):
+            structure[name] = {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+    for name, module in net.named_modules():
+        if hasattr(module, "forward_split") and f"{name}.cv1.conv" in structure:  # the halves of C2f and its kin
+            structure.setdefault(name, {})["c"] = structure[f"{name}.cv1.conv"]["out_channels"] // 2
+    return structure
+
+
+def _unfuse(layers: Layers, net: nn.Module) -> None:
+    """Puts a BatchNorm that changes nothing where Ultralytics folds one into the convolution before it."""
+    for name, module in net.named_modules():
+        parent, _, key = name.rpartition(".")
+        convolution = layers.get(f"{parent}.conv")
+        if key != "bn" or name in layers or convolution is None or "bias" not in convolution.tensors:
+            continue
+        bias, eps = convolution.tensors.pop("bias"), module.eps
+        tensors = {
+            "weight": torch.ones_like(bias),
+            "bias": bias,
+            "running_mean": torch.zeros_like(bias),
+            "running_var": torch.full_like(bias, 1 - eps, dtype=torch.float32),
+            "num_batches_tracked": torch.tensor(0),
+        }
+        layers[name] = Layer("BatchNorm2d", {}, tensors)
+
+
+def _layers(model: Any) -> Layers:
+    """All layers by their names; their tensors are ordinary ones with as many numbers as there are in the file."""
+    layers: Layers = {}
+    left = [("", model)]
+    while left:
+        path, module = left.pop()
+        state = _state(module)
+        tensors = {**state.get("_parameters", {}), **state.get("_buffers", {})}
+        if path:
+            settings = {key: plain(state[key]) for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
+            layers[path] = Layer(_kind(module), settings, {k: t for k, t in tensors.items() if t is not None})
+        children = state.get("_modules", {}).items()
+        left += [
+            (f"{path}.{key}" if path else key, child) for key, child in reversed(children) if path or key == "model"
+        ]
+        names = [*tensors, *(key for key, _ in children)]
+        if not all(type(name) is str and (name.isidentifier() or name.isdecimal()) for name in names):
+            raise ValueError(f"{path} has a part without a name")
+        if len(layers) + len(left) > _MAX_LAYERS:
+            raise ValueError("more layers than any detector has")
+    expect_tensors({f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()})
+    for layer in layers.values():
+        layer.tensors = {key: tensor.detach() for key, tensor in layer.tensors.items()}
+    return layers
+
+
+def _state(module: Any) -> dict[str, Any]:
+    state = module.state if isinstance(module, Inert) else vars(module)
+    if type(state) is not dict:
+        raise ValueError(f"{_kind(module)} has no attributes")
+    return state
+
+
+def _kind(module: Any) -> str:
+    wanted = module.wanted if isinstance(module, Inert) else f"{type(module).__module__}.{type(module).__qualname__}"
+    return layer_class(wanted) or wanted.rpartition(".")[2]
+
+
+def class_names(names: Any) -> dict[int, str]:
+    """Class names by index.
+
+    Raises:
+        ValueError: If they are not numbered from 0 without gaps.
+    """
+    pairs = dict(names) if isinstance(names, dict) else dict(enumerate(names))
+    if not pairs or sorted(pairs) != list(range(len(pairs))):
+        raise ValueError("class names are not numbered from 0")
+    return {index: str(pairs[index]) for index in range(len(pairs))}
+
+
+def first_reason(error: Exception) -> str:
+    """What an error of torch's says first after its heading, or all that it says in one line."""
+    lines = str(error).splitlines()
+    return lines[min(1, len(lines) - 1)].strip() if lines else repr(error)

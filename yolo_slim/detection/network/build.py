@@ -1,0 +1,267 @@
+"""The Ultralytics network behind a detector: built, read from files, fitted to classes, traced."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import Conv, Detect
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.utils.torch_utils import initialize_weights
+
+from yolo_slim.detection.network.classes import match_classes
+from yolo_slim.detection.network.description import check_description
+from yolo_slim.documents import read_yaml
+from yolo_slim.pruning import ChannelGraph, apply_structure, trace
+from yolo_slim.pruning.graph.passes import train_but_statistics
+from yolo_slim.wording import brief
+
+#: Images have sides of a multiple of this, the coarsest of a detector's feature maps, in pixels.
+STRIDE = 32
+#: The largest side of an image; one such image in float32 has 800 MB.
+LARGEST_IMGSZ = 8192
+#: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
+TRACE_SIZE = 64
+#: Activations without settings, which may be put in place of each other.
+ACTIVATIONS = {"GELU", "Hardswish", "Identity", "Mish", "ReLU", "ReLU6", "SiLU", "Sigmoid", "Tanh"}
+
+
+def build_network(
+    model: str | Mapping[str, Any],
+    nc: int,
+    structure: Mapping[str, Any] | None = None,
+    variants: Mapping[str, str] | None = None,
+    what: str | None = None,
+) -> DetectionModel:
+    """Builds a network with fresh weights.
+
+    Args:
+        model: Name or path of a model YAML (``yolov8n``, ``yolov8n.yaml``), or its content.
+        nc: Number of classes, at least 1.
+        structure: Channels of every layer, for a network that has been pruned; see
+            :func:`yolo_slim.pruning.structure_of`.
+        variants: Layers in which it differs from what the YAML gives; see :func:`set_variants`.
+        what: What to call it, for messages.
+
+    Raises:
+        FileNotFoundError: If there is no such YAML.
+        ValueError: If the YAML is not a detection model, or the structure belongs to another one.
+    """
+    what = what or (f"model {model!r}" if isinstance(model, str) else "the given model description")
+    if isinstance(model, str) and Path(_yaml_name(model)).is_file():
+        try:
+            read_yaml(_yaml_name(model))  # within bounds, before Ultralytics reads it
+        except ValueError as error:
+            raise ValueError(f"{what} is no model YAML ({error})") from error
+    try:
+        config = yaml_model_load(_yaml_name(model)) if isinstance(model, str) else copy.deepcopy(dict(model))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{what} not found; expected a YOLOv8 size such as yolov8n.yaml, a model YAML or a .pt file"
+        ) from error
+    check_description(config, what)
+    config["nc"] = nc
+    try:
+        net = DetectionModel(config, verbose=False)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r:.200})") from error
+    set_variants(net, variants or {}, what)
+    if structure:
+        apply_structure(net, structure)
+    return prepare(net)
+
+
+def set_variants(net: nn.Module, variants: Mapping[str, str], what: str) -> None:
+    """Gives a network other layers than its description gives today: Ultralytics changed some between versions.
+
+    Args:
+        net: The network; keeps what is set as its attribute ``variants``.
+        variants: By the layer's name in the network, the class of an activation (``{"model.9.cv1.act": "Identity"}``)
+            or ``depthwise`` for a head that has depthwise convolutions before the classes (``{"model.22": ...}``).
+        what: What to call it, for messages.
+
+    Raises:
+        ValueError: If there is no such layer, or it cannot be such a one.
+    """
+    for name, kind in variants.items():
+        parent, _, key = name.rpartition(".")
+        try:
+            module: Any = net.get_submodule(parent)
+            old = getattr(module, key)
+        except AttributeError:
+            old = None
+        if kind == "depthwise" and type(old) is Detect:
+            branches: Any = old.cv3
+            if isinstance(branches[0][0], Conv):
+                old.cv3 = _depthwise_branches(old)
+        elif kind in ACTIVATIONS and type(old).__name__ in ACTIVATIONS:
+            setattr(module, key, getattr(nn, kind)())
+        else:
+            raise ValueError(
+                f"{what}: {name} cannot be {brief(kind)}; expected one of {sorted(ACTIVATIONS)}, or a head"
+            )
+    attributes: Any = net
+    attributes.variants = dict(variants)
+
+
+def _depthwise_branches(head: Detect) -> nn.ModuleList:
+    class Depthwise(Detect):
+        legacy = False
+
+    branches: Any = head.cv3
+    widths = [branch[0].conv.in_channels for branch in branches]
+    branches = Depthwise(head.nc, head.reg_max, False, widths).cv3
+    initialize_weights(branches)
+    return branches
+
+
+def _yaml_name(model: str) -> str:
+    return model if model.endswith((".yaml", ".yml")) else f"{model}.yaml"
+
+
+def expect_imgsz(imgsz: int) -> None:
+    """Refuses an image side that no network takes.
+
+    Raises:
+        ValueError: If it is no positive multiple of 32, or above 8192.
+    """
+    if not takes_imgsz(imgsz):
+        raise ValueError(
+            f"imgsz={brief(imgsz)}: expected a positive multiple of {STRIDE} up to {LARGEST_IMGSZ}, such as 640"
+        )
+
+
+def takes_imgsz(imgsz: Any) -> bool:
+    """Whether networks take images of this side, in pixels."""
+    return type(imgsz) is int and STRIDE <= imgsz <= LARGEST_IMGSZ and imgsz % STRIDE == 0
+
+
+def expect_detect(net: nn.Module, what: str) -> None:
+    """Refuses a network for another task.
+
+    Raises:
+        ValueError: If the last layer is not Detect; the message begins with ``what``.
+    """
+    if type(head_of(net)) is not Detect:
+        raise ValueError(
+            f"{what} ends in {type(head_of(net)).__name__}; expected a detection model, whose last layer is Detect"
+        )
+
+
+def head_of(net: nn.Module) -> Any:
+    """The last layer of a network, its Detect head."""
+    layers: Any = net.model
+    return layers[-1]
+
+
+def prepare(net: DetectionModel) -> DetectionModel:
+    """Makes a network trainable as Ultralytics' trainer would: float32, all but the DFL weights free."""
+    net.float().train()
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(".dfl" not in name)
+    return net
+
+
+def fit_classes(net: DetectionModel, names: Mapping[int, str]) -> None:
+    """Gives the head one output per class; rows of classes that it knew by name are kept.
+
+    As many classes of which it knew none take its rows as they are, to begin with.
+
+    Args:
+        net: The network; its last class convolutions are replaced where the classes differ.
+        names: Class names by index, without gaps.
+    """
+    attributes: Any = net
+    match = match_classes(dict(attributes.names), names) if attributes.names else None
+    known: list[int | None] = list(match.rows) if match is not None else [None] * len(names)
+    head = head_of(net)
+    same = len(names) == head.nc and (known == list(range(head.nc)) or not any(k is not None for k in known))
+    if not same:
+        for branch, stride in zip(head.cv3, head.stride, strict=True):
+            branch[-1] = _class_convolution(branch[-1], known, float(stride))
+        head.nc, head.no = len(names), len(names) + 4 * head.reg_max
+        attributes.yaml["nc"] = attributes.nc = len(names)
+    attributes.names = dict(names)
+
+
+def _class_convolution(old: nn.Conv2d, known: list[int | None], stride: float) -> nn.Conv2d:
+    new = nn.Conv2d(old.in_channels, len(known), 1).to(old.weight.device, old.weight.dtype)
+    assert new.bias is not None
+    assert old.bias is not None
+    with torch.no_grad():
+        # Ultralytics' initial bias: .01 objects per class and image of 640 pixels.
+        new.bias.fill_(math.log(5 / len(known) / (640 / stride) ** 2))
+        for row, source in enumerate(known):
+            if source is not None:
+                new.weight[row] = old.weight[source]
+                new.bias[row] = old.bias[source]
+    return new
+
+
+def make_loss(net: Any) -> Any:
+    """The network's loss by Ultralytics, with gains as :func:`set_loss_gains` said.
+
+    Raises:
+        ValueError: If the head is an end-to-end one, whose loss is of another kind.
+    """
+    with torch.inference_mode(False):  # a fit may follow the validation that makes it
+        loss = net.init_criterion()
+    if not hasattr(loss, "assigner"):
+        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be trained here; take YOLOv8 to 12")
+    return loss
+
+
+def set_loss_gains(net: Any, box: float, cls: float, dfl: float) -> None:
+    """Tells the network's loss its gains; Ultralytics reads them as attributes of ``net.args``."""
+    net.args = SimpleNamespace(box=box, cls=cls, dfl=dfl)
+
+
+def size_attributes(net: nn.Module) -> list[str]:
+    """Integer attributes of Ultralytics' blocks that follow a channel count: the halves of C2f and its kin."""
+    return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
+
+
+def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode.
+
+    Raises:
+        ValueError: If the head is an end-to-end one, which has two of each.
+    """
+    head_of(net).shape = None  # a cached size would steer the head's control flow
+    outputs = net(images)
+    raw = outputs[1] if isinstance(outputs, tuple) else outputs
+    if "boxes" not in raw:
+        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be pruned here; take YOLOv8 to 12")
+    return raw["boxes"], raw["scores"]
+
+
+def trace_network(net: DetectionModel) -> ChannelGraph:
+    """The channel graph of a network in all the ways in which Ultralytics runs it: eval, training and export."""
+    images = torch.rand(1, 3, TRACE_SIZE, TRACE_SIZE, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(net.parameters()))  # its device and type
+
+    def evaluation(net: nn.Module) -> Any:
+        return raw_outputs(net.eval(), images)
+
+    def training(net: nn.Module) -> Any:
+        return raw_outputs(train_but_statistics(net), images)
+
+    def export(net: nn.Module) -> Any:
+        # Ultralytics' exporter swaps every forward for forward_split, which splits by C2f.c instead of halving.
+        blocks: list[Any] = [m for m in net.eval().modules() if hasattr(m, "forward_split")]
+        for block in blocks:
+            block.forward = block.forward_split
+        try:
+            return raw_outputs(net, images)
+        finally:
+            for block in blocks:
+                del block.__dict__["forward"]
+
+    passes: list[Callable[[nn.Module], Any]] = [evaluation, training, export]
+    return trace(net, passes=passes)

@@ -1,0 +1,298 @@
+"""YOLODetector: how an Ultralytics network is trained, validated and used under Lightning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from yolo_slim.detection.files.checkpoints import (
+    DEFAULT_IMGSZ,
+    adapt_classes,
+    check_checkpoint,
+    describe,
+    expect_given,
+    network_from_hparams,
+    read_weights,
+    stamp,
+)
+from yolo_slim.detection.files.training_state import check_training_state
+from yolo_slim.detection.network.build import build_network, fit_classes, set_loss_gains, trace_network
+from yolo_slim.detection.network.classes import match_classes
+from yolo_slim.detection.network.loss import DetectionLoss
+from yolo_slim.detection.training.divergence import expect_finite
+from yolo_slim.detection.training.hyperparameters import Hyperparameters
+from yolo_slim.detection.training.metrics import DetectionScores
+from yolo_slim.detection.training.optimizers import make_optimizer, refuse_static_graph
+from yolo_slim.detection.training.suppression import beside_labels, suppress
+from yolo_slim.pruning import ChannelGraph
+
+
+class YOLODetector(LightningModule):
+    """An Ultralytics YOLO detector as a LightningModule.
+
+    Training follows Ultralytics' own trainer: its loss, parameter groups, warm-up, schedule and accumulation up to a
+    nominal batch. One thing differs: the loss of an optimizer step is normalised once over all its images, so that the
+    gradient does not depend on how they are split over ranks and accumulated batches.
+
+    A batch is what Ultralytics' data set collates: ``img`` (B, 3, H, W) in [0, 1], ``cls`` (n, 1), ``bboxes`` (n, 4) as
+    normalised centre x, centre y, width, height, ``batch_idx`` (n,).
+
+    Args:
+        model: A model YAML by name (``yolov8n.yaml``; sizes n, s, m, l, x), its content, or a ``.pt`` file.
+        names: Class names by index.
+        weights: Checkpoint or ``.pt`` file to start from; its structure replaces that of ``model``.
+        imgsz: Side of the images in pixels, kept in the checkpoint for those who use it; by default that of the file.
+        hyp: Optimizer, schedule and loss.
+
+    Raises:
+        FileNotFoundError: If ``model`` or ``weights`` does not exist.
+        ValueError: If one of them is not a detection model.
+    """
+
+    #: The submodule that sparsity and pruning work on.
+    pruning_target = "net"
+    net: Any
+
+    def __init__(
+        self,
+        model: str | dict[str, Any] = "yolov8n.yaml",
+        names: dict[int, str] | None = None,
+        weights: str | None = None,
+        imgsz: int | None = None,
+        hyp: Hyperparameters | None = None,
+    ) -> None:
+        super().__init__()
+        self.hyp = hyp or Hyperparameters()
+        expect_given(model=model, weights=weights)
+        file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
+        if file:
+            self.net, known_imgsz = read_weights(file)
+        else:
+            self.net, known_imgsz = build_network(model, len(names) if names else 80), DEFAULT_IMGSZ
+        self._file, self._names_given = file, names is not None
+        self._match = match_classes(dict(self.net.names), names) if file and names else None
+        fit_classes(self.net, names or dict(self.net.names))
+        # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
+        self.save_hyperparameters(describe(self.net, imgsz or known_imgsz))
+        self.scores = DetectionScores()
+        self._resumed: dict[str, Any] | None = None
+        self._adopt_network()
+
+    def _adopt_network(self) -> None:
+        set_loss_gains(self.net, self.hyp.box, self.hyp.cls, self.hyp.dfl)
+        self._loss = DetectionLoss(self.net)
+
+    def setup(self, stage: str) -> None:
+        """Says what has become of the classes of the weights; refuses to judge those that have just been drawn."""
+        if self._match is None or self._match.relation == "equal":
+            return
+        if stage == "fit":
+            rank_zero_info(f"{self._file}: {self._match}.")
+        elif stage in ("validate", "test"):
+            self._match.indices(str(self._file))
+        elif stage == "predict":  # the classes of the data do not matter to what is found
+            self.net, imgsz = read_weights(str(self._file))
+            self.hparams.update(describe(self.net, imgsz) | {"imgsz": self.hparams["imgsz"]})
+            self._adopt_network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Decoded boxes and class scores of images (B, 3, H, W) in [0, 1]: (B, 4 + nc, anchors), boxes in pixels."""
+        outputs = self.net(images)
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+    @property
+    def pruning_example(self) -> Tensor:
+        """An image batch of the size that the network is used with, for counting operations."""
+        side, first = self.hparams["imgsz"], next(self.net.parameters())
+        return torch.zeros(1, 3, side, side, device=first.device, dtype=first.dtype)
+
+    def trace_channels(self) -> ChannelGraph:
+        """The channel graph of the network, for pruning and sparsity."""
+        return trace_network(self.net)
+
+    def keep_structure(self, structure: dict[str, Any]) -> None:
+        """Keeps the sizes of the layers with what else rebuilds the network."""
+        self.hparams["structure"] = structure
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Lightning's method, of a file that has been looked through; takes an Ultralytics ``.pt`` as well.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged or holds no detector; see :func:`yolo_slim.load`.
+        """
+        if str(checkpoint_path).endswith(".pt"):
+            return cls(weights=str(checkpoint_path), **keywords)
+        read_weights(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *arguments, **keywords)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says which format the checkpoint has."""
+        checkpoint["yolo_slim"] = stamp()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Rebuilds the network that the checkpoint holds, so that its weights fit."""
+        check_checkpoint(checkpoint, "the file")
+        doing = None if self._trainer is None else self._trainer.state.fn
+        if self._names_given and doing != "predict":
+            adapt_classes(checkpoint, self.hparams["names"], fitting=doing == "fit")
+        self._match = None
+        if doing == "fit":
+            check_training_state(checkpoint, self._trainer)
+            self._resumed = checkpoint["optimizer_states"][0]
+        saved = checkpoint["hyper_parameters"]
+        described = {k: saved.get(k) or {} for k in ("model", "structure", "names", "variants")}
+        if any(value != self.hparams[k] for k, value in described.items()):
+            self.net = network_from_hparams(saved).to(self.device)
+            self.hparams.update(described)
+            self._adopt_network()
+
+    # Training
+
+    def configure_optimizers(self) -> Any:
+        """Ultralytics' parameter groups and schedule, and what is needed for the warm-up."""
+        trainer, hyp, epochs = self.trainer, self.hyp, self._epochs
+        trainer.fit_loop.setup_data()
+        loader: Any = trainer.train_dataloader
+        if loader is None:
+            raise MisconfigurationException("there are no batches to train on; set limit_train_batches above 0")
+        batch = loader.batch_size * trainer.world_size
+        self._accumulate_given = trainer.accumulate_grad_batches
+        given = self._accumulate_given
+        accumulate = given if given > 1 else max(round(hyp.nbs / batch), 1)
+        optimizer, bias_rate = make_optimizer(
+            self.net,
+            hyp,
+            decay=hyp.weight_decay * batch * accumulate / hyp.nbs,
+            steps=math.ceil(len(loader.dataset) / max(batch, hyp.nbs)) * epochs,
+            scaled=trainer.scaler is not None,
+            resumed=self._resumed,
+        )
+        batches = int(trainer.num_training_batches)
+        self._warmup = hyp.warm_up(batches, epochs, min(accumulate, batches), bias_rate)
+        refuse_static_graph(trainer, self._warmup.accumulate, f"set hyp.nbs={batch}")
+        trainer.accumulate_grad_batches = self._warmup.accumulate
+        scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+    def planned_steps(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Epoch and parameter groups of every optimizer step to come, the warm-up included."""
+        factors = [self.hyp.rate_factor(epoch, self._epochs) for epoch in range(self._epochs)]
+        batches, start = int(self.trainer.num_training_batches), self.trainer.current_epoch
+        return self._warmup.planned_steps(self.trainer.optimizers[0].param_groups, factors, batches, start)
+
+    def on_train_start(self) -> None:
+        """Starts with empty sums."""
+        self._sums = torch.zeros(2, device=self.device)  # target scores and images since the last step
+        self._pending = False
+        self._resumed = self._match = None
+        # Of this fit's schedule: the one that a checkpoint comes from may have been shorter.
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * self.hyp.rate_factor(self.trainer.current_epoch, self._epochs)
+
+    def on_train_epoch_start(self) -> None:
+        """Tells the data module which epoch it is: mosaic is closed for the last ones."""
+        notify = getattr(self.trainer.datamodule, "on_epoch_start", None)  # type: ignore[attr-defined]
+        if notify is not None:
+            notify(self.trainer.current_epoch, self._epochs)
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Ramps rate, momentum and accumulation up."""
+        epoch = self.trainer.current_epoch
+        index = batch_idx + int(self.trainer.num_training_batches) * epoch
+        factor = self.hyp.rate_factor(epoch, self._epochs)
+        accumulate = self._warmup.apply(self.trainer.optimizers[0].param_groups, index, factor)
+        if not self._pending:  # a group of batches that has begun is finished as it began
+            self.trainer.accumulate_grad_batches = accumulate
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
+        loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
+        images = len(batch["img"])
+        self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
+        losses = {f"train/{name}": value for name, value in items.items()}
+        self.log_dict(losses, on_epoch=True, on_step=False, batch_size=images, sync_dist=True)
+        # Undone here: Ultralytics' division by the batch's target scores, Lightning's by the accumulated batches and
+        # DDP's by the ranks. What is left is a plain sum over images, whatever the split.
+        undone = target_scores.clamp(min=1) / images * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return loss.sum() * undone
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
+        return self._loss(self.net(batch["img"]), batch)[0].sum()
+
+    def on_after_backward(self) -> None:
+        """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        self._pending = not (
+            self.trainer.is_last_batch or progress.current.ready % self.trainer.accumulate_grad_batches == 0
+        )
+        if self._pending:
+            return
+        target_scores, images = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, images / target_scores.clamp(min=1))
+        self._sums.zero_()
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
+        if not self._pending:
+            self.trainer.optimizers[0].zero_grad()
+        if self.trainer.is_last_batch:
+            expect_finite(self.trainer, self)
+
+    def on_train_end(self) -> None:
+        """Gives the Trainer its accumulation back."""
+        self.trainer.accumulate_grad_batches = self._accumulate_given
+
+    @property
+    def _epochs(self) -> int:
+        """Epochs of the fit, which every schedule is laid over."""
+        if not self.trainer.max_epochs or self.trainer.max_epochs < 1:
+            found = self.trainer.max_epochs
+            raise MisconfigurationException(f"the schedule needs the number of epochs, got max_epochs={found}; set it")
+        return self.trainer.max_epochs
+
+    # Validation and use
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Loss and detections of a batch."""
+        outputs = self.net(batch["img"])
+        _, items, _ = self._loss(outputs, batch)
+        self.log_dict({f"val/{k}": v for k, v in items.items()}, batch_size=len(batch["img"]), sync_dist=True)
+        self.scores.update(*beside_labels(outputs[0], batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/precision``, ``val/recall``, ``val/map50`` and ``val/map``."""
+        self._log_scores("val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Detections of a batch."""
+        self.scores.update(*beside_labels(self(batch["img"]), batch))
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/precision``, ``test/recall``, ``test/map50`` and ``test/map``."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+        """Detections per image, (n, 6) each: x1, y1, x2, y2 in pixels of the network's input, score, class."""
+        return self.detect(batch["img"], confidence=0.25)
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, confidence: float = 0.25, iou: float = 0.7) -> list[Tensor]:
+        """Boxes of images (B, 3, H, W) in [0, 1] after non-maximum suppression; see :meth:`predict_step`."""
+        return suppress(self(images), confidence, iou, multi_label=False)
+
+    def _log_scores(self, split: str) -> None:
+        for name, value in self.scores.compute().items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "map", sync_dist=True)
+        self.scores.reset()

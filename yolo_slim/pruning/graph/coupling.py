@@ -1,0 +1,65 @@
+"""Union of coupled labels into groups, and what follows for groups from constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from yolo_slim.pruning.graph.tracer import Fix
+
+
+def components(count: int, edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, np.ndarray]:
+    """Connected components by repeated minimum over edges and pointer jumping.
+
+    Args:
+        count: number of labels.
+        edges: pairs of int64 arrays of the same length; the labels at the same place are connected.
+
+    Returns:
+        The number of components and int64 (count,), the component of each label, numbered from 0.
+    """
+    root = np.arange(count)
+    if edges:
+        first = np.concatenate([a for a, _ in edges])
+        second = np.concatenate([b for _, b in edges])
+        while not np.array_equal(root[first], root[second]):
+            low = np.minimum(root[first], root[second])
+            for end in (first, second):
+                np.minimum.at(root, root[end], low)
+            while not np.array_equal(root, root[root]):
+                root = root[root]
+    roots, group_of = np.unique(root, return_inverse=True)
+    return len(roots), group_of.reshape(-1).astype(np.int64)
+
+
+def fixed_by_equal_counts(
+    fixed: np.ndarray, equal_counts: Sequence[Sequence[np.ndarray]]
+) -> Iterator[list[np.ndarray]]:
+    """Constraints with a part that is wholly fixed: none of their parts can shrink.
+
+    The caller marks the parts of each constraint it receives as fixed, which may bring up further constraints.
+
+    Args:
+        fixed: bool (num_groups,), read again after each constraint.
+        equal_counts: lists of int64 arrays of groups.
+    """
+    waiting = list(equal_counts)
+    while waiting:
+        found = [parts for parts in waiting if any(fixed[part].all() for part in parts)]
+        if not found:
+            return
+        waiting = [parts for parts in waiting if not any(parts is other for other in found)]
+        for parts in found:
+            if not all(fixed[part].all() for part in parts):
+                yield list(parts)
+
+
+def reasons_of(fixes: Sequence[Fix], group_of: np.ndarray) -> list[tuple[str, str, str, int]]:
+    """(module, operation, reason, number of groups) of every distinct finding, in the order they were found."""
+    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    for fix in fixes:
+        found.setdefault((fix.module, fix.operation, fix.reason), []).append(group_of[fix.labels])
+    return [(*where, len(np.unique(np.concatenate(groups)))) for where, groups in found.items()]

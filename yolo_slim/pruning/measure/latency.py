@@ -1,0 +1,136 @@
+"""How long a forward takes: in PyTorch, and in ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.pruning.graph.axes import leaves
+from yolo_slim.pruning.modules.restored import restored
+
+WARM_UP = 3  # forwards that do not count: caches fill, kernels are chosen
+
+
+@torch.no_grad()
+def latency(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
+    """Median time of a forward in eval mode, in seconds, after three that do not count.
+
+    Args:
+        model: the model; it comes back as it was.
+        example_inputs: a tensor, or a tuple of positional arguments, on the model's device.
+        repeats: number of timed forwards, at least 1.
+
+    Raises:
+        ValueError: if ``repeats`` is below 1.
+    """
+    _check_repeats(repeats)
+    arguments = positional(example_inputs)
+    device = _device(model, arguments)
+
+    def wait() -> None:
+        if device.type != "cpu":  # kernels run on after the call that starts them
+            torch.accelerator.synchronize(device)
+
+    with restored(model):
+        model.eval()
+        return _median_time(lambda: model(*arguments), wait, repeats)
+
+
+def onnx_latency(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
+    """Median time of the same forward in ONNX Runtime, in seconds, after three that do not count.
+
+    The model is exported as it is in eval mode (BatchNorm is folded into the convolution before it) to a temporary
+    file. The session runs where the model lies, CPU or CUDA, on as many threads as PyTorch uses, and its inputs and
+    outputs stay on that device: the figure compares with :func:`latency`.
+
+    Args:
+        model: the model, in float32 (on CUDA also half precision); it comes back as it was.
+        example_inputs: a tensor, or a tuple of positional arguments, on the model's device.
+        repeats: number of timed forwards, at least 1.
+
+    Raises:
+        ImportError: if onnx or onnxruntime is not installed.
+        ValueError: if ``repeats`` is below 1, the model is in float64, or ONNX Runtime does not know its device.
+    """
+    _check_repeats(repeats)
+    session = onnx_session(model, example_inputs)
+    device = _device(model, positional(example_inputs)).type
+    return _median_time(_bound(session, example_inputs, device), lambda: None, repeats)
+
+
+def onnx_session(model: nn.Module, example_inputs: Any) -> Any:
+    """The ``onnxruntime.InferenceSession`` that :func:`onnx_latency` times; arguments and errors as there."""
+    try:
+        import onnx  # noqa: F401  # PyTorch's exporter needs it
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"{error}; onnx_latency needs two packages: pip install onnx onnxruntime") from error
+    arguments = positional(example_inputs)
+    device = _device(model, arguments).type
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, device)
+    if provider not in onnxruntime.get_available_providers():
+        raise ValueError(
+            f"the model is on {device}, which the installed ONNX Runtime does not support;"
+            " install onnxruntime-gpu for CUDA, or move the model and the inputs to the CPU"
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.dtype == torch.float64:
+            raise ValueError(f"{name} is float64, which ONNX Runtime has no convolutions for; call model.float() first")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder, restored(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that sizes become constants is wanted here: one size is timed
+        path = str(Path(folder) / "model.onnx")
+        # The exporter that traces: unlike the one on torch.export it needs no further package.
+        torch.onnx.export(model.eval(), arguments, path, dynamo=False)
+        return onnxruntime.InferenceSession(path, options, providers=[provider])
+
+
+def positional(example_inputs: Any) -> tuple:
+    """The positional arguments of a forward: a tuple as it is, anything else as the only one."""
+    return example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+
+
+def _bound(session: Any, example_inputs: Any, device: str) -> Callable[[], None]:
+    """A run of a session whose inputs lie on the device already and whose outputs stay there."""
+    import onnxruntime
+
+    tensors = [t for t in leaves(positional(example_inputs)) if isinstance(t, Tensor)]
+    binding = session.io_binding()
+    for entry, tensor in zip(session.get_inputs(), tensors, strict=True):
+        array = tensor.detach().cpu().numpy()
+        binding.bind_ortvalue_input(entry.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0))
+    for entry in session.get_outputs():
+        binding.bind_output(entry.name, device)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def _check_repeats(repeats: int) -> None:
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: expected at least 1")
+
+
+def _median_time(run: Callable[[], object], wait: Callable[[], None], repeats: int) -> float:
+    times = []
+    for _ in range(WARM_UP + repeats):
+        wait()
+        start = time.perf_counter()
+        run()
+        wait()
+        times.append(time.perf_counter() - start)
+    return median(times[WARM_UP:])
+
+
+def _device(model: nn.Module, arguments: tuple) -> torch.device:
+    """Where the model lies; for one without parameters, where its inputs do."""
+    tensors = [*model.parameters(), *(t for t in leaves(arguments) if isinstance(t, Tensor))]
+    return tensors[0].device if tensors else torch.device("cpu")

@@ -1,0 +1,238 @@
+"""The one path from a traced model to a smaller one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.pruning.fits import expect_fit, expect_selection
+from yolo_slim.pruning.graph.graph import ChannelGraph, Fixed
+from yolo_slim.pruning.measure.latency import latency
+from yolo_slim.pruning.repair.compensate import Compensated, compensate
+from yolo_slim.pruning.repair.dead_inputs import leave_constants
+from yolo_slim.pruning.scores.importance import gamma_importance
+from yolo_slim.pruning.selection.cost import CostModel
+from yolo_slim.pruning.selection.select import select
+from yolo_slim.pruning.selection.selection import Selection
+from yolo_slim.pruning.surgery.apply import apply_plan
+from yolo_slim.pruning.surgery.plan import PruningPlan, make_plan
+from yolo_slim.pruning.surgery.structure import Structure, structure_of
+from yolo_slim.pruning.surgery.verify import TOLERANCE, difference, verify
+
+COMPENSATIONS = ("auto", "none", "fold", "exact")
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """Channels of a BatchNorm layer before and after."""
+
+    module: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """What :func:`prune` did.
+
+    Attributes:
+        plan: the channels that stay.
+        structure: the sizes of the smaller model's layers, for its checkpoints.
+        layers: channels of every layer before and after, except of those that may lose none and have no gamma.
+        request: what was asked for, in words.
+        asked: the ratio that was asked for; where a budget was given, the one it took.
+        reached: the ratio that was reached, dead channels that exact compensation keeps included.
+        threshold: highest score of a dropped group.
+        held: layer -> channels that score below the threshold and are kept by ``min_channels`` alone.
+        bound: layer -> channels that are kept because parts must stay equal, or by ``round_to``.
+        kept_below: number of channels that score below the threshold and are kept: what these rules cost.
+        error: largest difference to the dense model without the dropped channels, relative to its largest output.
+        compensation: what was done with the constants of the dropped channels; None where nothing was.
+        parameters_before: elements of all parameters of the dense model.
+        parameters_after: elements of all parameters of the smaller model.
+        flops_before: operations of a forward of the dense model, None where no example inputs were given.
+        flops_after: the same of the smaller model.
+        latency_ms: of a forward of the smaller model, None without a budget for it.
+        fixed: why channels may not be dropped.
+    """
+
+    plan: PruningPlan
+    structure: Structure
+    layers: list[LayerChange]
+    request: str
+    asked: float
+    reached: float
+    threshold: float
+    held: dict[str, int]
+    bound: dict[str, int]
+    kept_below: int
+    error: float
+    compensation: Compensated | None
+    parameters_before: int
+    parameters_after: int
+    flops_before: int | None
+    flops_after: int | None
+    latency_ms: float | None
+    fixed: list[Fixed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a YAML or JSON file or a checkpoint."""
+        done = self.compensation and {k: v for k, v in vars(self.compensation).items() if k != "dropped"}
+        return {**asdict(replace(self, compensation=None)), "plan": self.plan.to_dict(), "compensation": done}
+
+
+def prune(
+    model: nn.Module,
+    graph: ChannelGraph,
+    selection: Selection,
+    scores: Tensor | None = None,
+    *,
+    example_inputs: Any = None,
+    compensation: str = "none",
+) -> PruningReport:
+    """Removes the channels that matter least, in place, once a copy has proved that nothing else changes.
+
+    Args:
+        model: the model, in float32 or float64.
+        graph: its channel graph, traced on the model or on a copy of it.
+        selection: what to drop.
+        scores: (num_groups,), higher = keep; default: the mean |gamma| of a group.
+        example_inputs: a tensor, or a tuple of positional arguments, of the size that operations are counted and
+            forwards are timed for; needed by budgets and by ``per``.
+        compensation: what becomes of the constants that dropped channels with a gamma near zero pass on: "none"
+            forgets them, "fold" gives them to the layers that read them, "exact" does so at zero-padded borders too,
+            where some dead channels stay for it, "auto" is exact, or fold with a budget or ``round_to``; see
+            :func:`compensate`.
+
+    Returns:
+        A report of what was done.
+
+    Raises:
+        ValueError: if the selection, scores or graph do not fit the model, or its weights are half precision.
+        RuntimeError: if the smaller model's outputs differ from the dense model's with the dropped channels at zero.
+            In every case of an error the model is untouched.
+    """
+    expect_selection(selection)
+    expect_fit(model, graph)
+    for name, parameter in model.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
+    compensation = check_compensation(compensation, selection)
+    if example_inputs is None and (selection.budgets or selection.per != "channel"):
+        raise ValueError(f"{selection} counts what channels cost: pass example_inputs of the size that will be used")
+    cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
+    scores = gamma_importance(model, graph) if scores is None else scores
+    selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
+    dropped, compensated, dense = selected.dropped, None, model
+    if compensation != "none":
+        dense = copy.deepcopy(model)
+        compensated = compensate(dense, graph, dropped, exact=compensation == "exact")
+        dropped = compensated.dropped
+    plan = make_plan(graph, dropped)
+    error = verify(model, graph, dropped, plan)
+    if compensated is not None and compensation == "exact" and not compensated.uncompensated:
+        reference, slim = copy.deepcopy(model), copy.deepcopy(dense)
+        leave_constants(reference, graph, selected.dropped)
+        apply_plan(slim, plan)
+        error = max(error, difference(slim, reference, graph.passes[0]))
+    if not error < TOLERANCE:
+        raise RuntimeError(
+            f"the pruned model differs from the dense one without the dropped channels by {error:.1e} (allowed:"
+            f" {TOLERANCE:.0e}); the model is untouched. Ignore the layers in doubt, or report the model as a bug"
+        )
+    layers = [
+        LayerChange(name, len(groups), int((~dropped[groups]).sum()))
+        for name, groups in graph.layers.items()
+        if name in graph.gammas or not graph.fixed[groups].all()
+    ]
+    before = sum(parameter.numel() for parameter in model.parameters())
+    attributes = sorted({f"{a.module}:{a.name}" for a in graph.attributes})
+    if dense is not model:
+        model.load_state_dict(dense.state_dict())
+    apply_plan(model, plan)
+    return PruningReport(
+        plan=plan,
+        structure=structure_of(model, attributes),
+        layers=layers,
+        request=selected.request,
+        asked=selected.asked,
+        reached=selected.reached,
+        threshold=selected.threshold,
+        held=selected.held,
+        bound=selected.bound,
+        kept_below=selected.kept_below,
+        error=error,
+        compensation=compensated,
+        parameters_before=before,
+        parameters_after=sum(parameter.numel() for parameter in model.parameters()),
+        flops_before=None if cost is None else cost.flops(torch.zeros_like(dropped)),
+        flops_after=None if cost is None else cost.flops(dropped),
+        latency_ms=selected.latency_ms,
+        fixed=graph.reasons,
+    )
+
+
+def check(
+    model: nn.Module,
+    graph: ChannelGraph,
+    selection: Selection,
+    example_inputs: Any = None,
+    compensation: str = "none",
+) -> None:
+    """Finds out, before a long training, whether :func:`prune` can do what it will be asked for, whatever the scores.
+
+    A latency is not looked at: it is only known once the model is pruned.
+
+    Args:
+        model: the model.
+        graph: its channel graph.
+        selection: what shall be dropped after the training.
+        example_inputs: as for :func:`prune`.
+        compensation: as for :func:`prune`.
+
+    Raises:
+        ValueError: if a pattern matches nothing, a budget cannot be reached, example inputs are needed, or the
+            compensation does not go with the selection or the passes of the graph.
+    """
+    expect_selection(selection)
+    expect_fit(model, graph)
+    cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
+    scores = torch.arange(graph.num_groups, dtype=torch.float64)
+    compensation = check_compensation(compensation, selection)
+    dropped = select(graph, scores, replace(selection, max_latency_ms=None), cost).dropped
+    if compensation != "none":
+        compensate(copy.deepcopy(model), graph, dropped, exact=compensation == "exact")
+    if selection.max_latency_ms is not None and example_inputs is None:
+        raise ValueError(f"{selection} needs example_inputs to time a forward with")
+
+
+def check_compensation(compensation: str, selection: Selection) -> str:
+    """Refuses an unknown compensation, and one that does not go with the selection; says what "auto" is.
+
+    Raises:
+        ValueError: if it is unknown, or "exact" with a budget or ``round_to``.
+    """
+    if compensation not in COMPENSATIONS:
+        raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(COMPENSATIONS)}")
+    forbidden = bool(selection.budgets) or selection.round_to > 1
+    if compensation == "exact" and forbidden:
+        raise ValueError(
+            "compensation='exact' keeps some dead channels, which a budget or round_to forbids; use 'fold'"
+        )
+    return ("fold" if forbidden else "exact") if compensation == "auto" else compensation
+
+
+def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> Callable[[Tensor], float] | None:
+    """Times a copy of the model without given groups, in milliseconds; None without inputs to time it with."""
+
+    def measure(dropped: Tensor) -> float:
+        slim = copy.deepcopy(model)
+        apply_plan(slim, make_plan(graph, dropped))
+        return 1000 * latency(slim, example_inputs)
+
+    return None if example_inputs is None else measure

@@ -1,0 +1,125 @@
+"""The fewest channels to drop so that a model fits its budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo_slim.pruning.selection.cost import CostModel
+
+CLOSE = 0.99  # a budget counts as reached within 1% below
+
+
+class Budgets:
+    """Upper limits for what a model costs once groups are dropped.
+
+    Args:
+        limits: "max_params", "max_flops" or "max_latency_ms" -> the limit.
+        cost: counts parameters and operations.
+        measure: bool (num_groups,), the dropped groups -> milliseconds. Asked once for each set of groups.
+
+    Raises:
+        ValueError: if a limit cannot be checked because ``cost`` or ``measure`` is missing.
+    """
+
+    def __init__(
+        self, limits: dict[str, float], cost: CostModel | None, measure: Callable[[Tensor], float] | None
+    ) -> None:
+        self.limits = limits
+        self._cost = cost
+        self._measure = measure
+        self._times: dict[bytes, float] = {}
+        for name in limits:
+            if name == "max_latency_ms" and measure is None:
+                raise ValueError(f"{name}={limits[name]:g} needs a function that times the pruned model: pass measure=")
+            if name != "max_latency_ms" and cost is None:
+                raise ValueError(f"{name}={limits[name]:,.0f} needs the cost of the model: pass cost=CostModel(...)")
+
+    def value(self, name: str, dropped: np.ndarray) -> float:
+        """What the model costs without the dropped groups, in the unit of the limit."""
+        groups = torch.from_numpy(dropped)
+        if name != "max_latency_ms":
+            assert self._cost is not None
+            return self._cost.params(groups) if name == "max_params" else self._cost.flops(groups)
+        assert self._measure is not None
+        key = dropped.tobytes()
+        if key not in self._times:
+            self._times[key] = float(self._measure(groups))
+        return self._times[key]
+
+    def met(self, dropped: np.ndarray) -> bool:
+        """Whether the model is within all limits; it is timed only where the others are met."""
+        return all(self.value(name, dropped) <= limit for name, limit in self.limits.items())
+
+    def search(self, candidates: int, drop: Callable[[int], np.ndarray]) -> int | None:
+        """Finds by bisection how many candidates to choose.
+
+        Args:
+            candidates: the most that can be chosen.
+            drop: number of chosen candidates -> bool (num_groups,), what is dropped then.
+
+        Returns:
+            The smallest number with which all limits are met; with a latency, one that brings a cost within 1% below
+            its limit will do. None if the limits are not met with all.
+        """
+        low, high = -1, candidates
+        if not self.met(drop(high)):
+            return None
+        while high - low > 1:
+            middle = max((low + high) // 2, 0)
+            dropped = drop(middle)
+            if not self.met(dropped):
+                low = middle
+                continue
+            high = middle
+            if "max_latency_ms" in self.limits and self._reached(dropped):
+                break
+        return high
+
+    def give_back(
+        self,
+        chosen: np.ndarray,
+        order: np.ndarray,
+        drop: Callable[[np.ndarray], np.ndarray],
+        layers: Iterable[np.ndarray],
+    ) -> np.ndarray:
+        """Where a search ended more than 1% below, as large steps do, takes channels back while the limits allow it.
+
+        Args:
+            chosen: bool (num_groups,), what was chosen; the limits are met.
+            order: what may be taken back, the last first. A layer that has no room for its next step is done.
+            drop: chosen groups -> bool (num_groups,), what is dropped then.
+            layers: the groups of each layer.
+
+        Returns:
+            What remains chosen.
+        """
+        dropped = drop(chosen)
+        done = np.zeros_like(chosen)
+        for group in order[::-1]:
+            if self._reached(dropped) or "max_latency_ms" in self.limits:
+                break
+            if done[group] or not dropped[group]:
+                continue
+            fewer = chosen.copy()
+            fewer[group] = False
+            if self.met(found := drop(fewer)):
+                chosen, dropped = fewer, found
+            else:
+                for layer in layers:
+                    done[layer] |= group in layer
+        return chosen
+
+    def _reached(self, dropped: np.ndarray) -> bool:
+        return any(self.value(name, dropped) >= CLOSE * limit for name, limit in self.limits.items())
+
+    def unmet(self, dropped: np.ndarray) -> list[str]:
+        """The limits that are not met, each with what is reached instead."""
+        return [
+            f"{name}={limit:,.10g}: the smallest that can be reached is {self.value(name, dropped):,.10g}"
+            for name, limit in self.limits.items()
+            if self.value(name, dropped) > limit
+        ]

@@ -1,0 +1,100 @@
+"""What stays whatever its score: the best of every layer, equal parts, multiples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from yolo_slim.pruning.graph.graph import ChannelGraph
+
+
+class KeepRules:
+    """The rules that a set of chosen groups must pass before it is dropped.
+
+    1. Floors: every axis of every layer keeps its best ``min_channels``, a part that an attribute counts its best one.
+    2. Equal parts: all parts of a constraint keep as many channels as the part that keeps most.
+    3. Multiples: every layer, and every part of a constraint or that an attribute counts, keeps a multiple of
+       ``round_to`` channels, rounded up; one for which that is more than it has keeps all it has.
+
+    Groups are only ever taken back, the best first, so that a layer never keeps more when more is chosen.
+
+    Args:
+        graph: the channel graph.
+        candidates: bool (num_groups,), groups that may be dropped.
+        rank: int64 (num_groups,), place of each candidate in the order of dropping.
+        min_channels: rule 1.
+        round_to: rule 3; 1 rounds nothing.
+
+    Attributes:
+        protected: bool (num_groups,), what rule 1 keeps.
+        equal: bool (num_groups,), what rule 2 concerns.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, candidates: np.ndarray, rank: np.ndarray, min_channels: int, round_to: int
+    ) -> None:
+        self._rank = rank
+        self._round_to = round_to
+        self._constraints = [[part.numpy() for part in parts] for parts in graph.equal_counts]
+        parts = [part for constraint in self._constraints for part in constraint]
+        self.equal = np.zeros(graph.num_groups, bool)
+        for part in parts:
+            self.equal[part] = True
+        counted = [attribute.groups.numpy() for attribute in graph.attributes]
+        self.protected = _protected(graph, counted, candidates, rank, min_channels)
+        rounded = [groups.numpy() for groups in graph.layers.values()] + parts + counted if round_to > 1 else []
+        distinct = {groups.tobytes(): groups for groups in rounded if candidates[groups].any()}
+        self._rounded = sorted(distinct.values(), key=len)
+
+    def dropped(self, chosen: np.ndarray) -> np.ndarray:
+        """What of the chosen groups, bool (num_groups,), can be dropped."""
+        dropped = chosen & ~self.protected
+        changed = True
+        while changed:
+            changed = False
+            for parts in self._constraints:
+                kept = [len(part) - int(dropped[part].sum()) for part in parts]
+                for part, count in zip(parts, kept, strict=True):
+                    changed |= self._take_back(dropped, part, max(kept) - count)
+            for layer in self._rounded:
+                gone = int(dropped[layer].sum())
+                changed |= self._take_back(dropped, layer, min(gone, -(len(layer) - gone) % self._round_to))
+        return dropped
+
+    def _take_back(self, dropped: np.ndarray, groups: np.ndarray, channels: int) -> bool:
+        if channels > 0:
+            dropped[_best(groups[dropped[groups]], self._rank, channels)] = False
+        return channels > 0
+
+
+def _protected(
+    graph: ChannelGraph,
+    counted: Sequence[np.ndarray],
+    candidates: np.ndarray,
+    rank: np.ndarray,
+    min_channels: int,
+) -> np.ndarray:
+    """The best groups of every axis, as many as its floor asks for, and of every part that an attribute counts, one.
+
+    Small axes come first: what they protect also counts for the wider axes that contain them.
+    """
+    floors = [(groups.numpy(), min_channels) for axes in graph.axes.values() for groups in axes.values()]
+    floors += [(groups, 1) for groups in counted]
+    distinct = {(groups.tobytes(), floor): (groups, floor) for groups, floor in floors}
+    protected = np.zeros(graph.num_groups, bool)
+    for groups, floor in sorted(distinct.values(), key=lambda item: len(item[0])):
+        free = groups[candidates[groups] & ~protected[groups]]
+        missing = min(floor, len(groups)) - (len(groups) - len(free))
+        protected[_best(free, rank, missing)] = True
+    return protected
+
+
+def _best(groups: np.ndarray, rank: np.ndarray, channels: int) -> np.ndarray:
+    """The groups of highest rank that together have at least this many channels among ``groups``."""
+    if channels <= 0:
+        return groups[:0]
+    distinct, sizes = np.unique(groups, return_counts=True)
+    by_rank = np.argsort(-rank[distinct], kind="stable")
+    enough = int(np.searchsorted(np.cumsum(sizes[by_rank]), channels)) + 1
+    return distinct[by_rank[:enough]]

@@ -1,0 +1,189 @@
+"""The sizes of a model's layers as plain data, and building a model of these sizes from a larger one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from yolo_slim.pruning.modules.layers import counts, install, set_counts, sides_of, submodule, tensors_of
+from yolo_slim.wording import brief
+
+Structure = dict[str, dict[str, Any]]
+
+#: Where a Lightning checkpoint carries the structure.
+STRUCTURE_KEY = "yolo_slim_structure"
+
+
+def structure_of(model: nn.Module, attributes: Iterable[str] = ()) -> Structure:
+    """Reads the sizes of all layers.
+
+    Args:
+        model: the model.
+        attributes: "module:name" of integer (or list of integers) attributes that follow a channel count.
+
+    Returns:
+        Plain data, ``{module: {"out_channels": 13, "in_channels": 3, "groups": 1}}``; ``num_features`` for BatchNorm,
+        ``in_features`` and ``out_features`` for Linear, the shape of each own parameter and buffer for modules outside
+        ``torch.nn``, and the attributes.
+
+    Raises:
+        ValueError: if the model has no such attribute.
+    """
+    structure: Structure = {}
+    for name, module in model.named_modules():
+        sizes: dict[str, Any] = dict(counts(module))
+        if sides_of(module) is None and not type(module).__module__.startswith("torch.nn"):
+            sizes = {key: list(tensor.shape) for key, tensor in tensors_of(module).items() if tensor.dim() > 0}
+        if sizes:
+            structure[name] = sizes
+    for attribute in attributes:
+        name, _, key = attribute.rpartition(":")
+        value = getattr(submodule(model, name, "structure"), key, None)
+        if not _is_attribute(value):
+            raise ValueError(
+                f"attribute {brief(attribute)} is {brief(value)}, expected an integer or a list of integers"
+            )
+        structure.setdefault(name, {})[key] = list(value) if isinstance(value, (list, tuple)) else value
+    return structure
+
+
+def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> None:
+    """Gives every listed layer the listed size.
+
+    A layer that changes is initialised anew (dtype, device and ``requires_grad`` stay), so weights must be loaded
+    afterwards; a layer that has the size already is untouched.
+
+    Args:
+        model: the model, changed in place.
+        structure: from :func:`structure_of`.
+
+    Raises:
+        ValueError: if the structure does not fit the model, which is then untouched.
+    """
+    shapes: dict[int, tuple[Tensor, tuple[int, ...]]] = {}
+    layers: list[tuple[nn.Module, dict[str, int]]] = []
+    attributes: list[tuple[nn.Module, str, Any]] = []
+    for name, sizes in structure.items():
+        module = submodule(model, name, "structure")
+        own, rest = tensors_of(module), {key: value for key, value in sizes.items() if key not in counts(module)}
+        wanted = {key: sizes[key] for key in counts(module) if key in sizes}
+        if wanted and wanted != counts(module):
+            _check(name, module, wanted)
+            layers.append((module, wanted))
+            for key, shape in _shapes(module, {**counts(module), **wanted}).items():
+                shapes[id(own[key])] = (own[key], shape)
+        for key, value in rest.items():
+            if key in own:
+                _check_shape(name, key, own[key], value)
+                shapes[id(own[key])] = (own[key], tuple(value))
+            elif not _is_attribute(getattr(module, key, None)) or not _is_attribute(value):
+                found = getattr(module, key, "missing")
+                raise ValueError(
+                    f"structure does not fit: {name}.{key} is {brief(found)}, the structure has {brief(value)}"
+                )
+            else:
+                attributes.append((module, key, value))
+    install(model, {key: _resized(t, shape) for key, (t, shape) in shapes.items() if tuple(t.shape) != shape})
+    for module, wanted in layers:
+        set_counts(module, wanted)
+        module.reset_parameters()  # type: ignore[operator]
+    for module, key, value in attributes:
+        setattr(module, key, type(getattr(module, key))(value))
+
+
+def store_structure(module: Any, structure: Structure) -> None:
+    """Has the checkpoints of a LightningModule carry the structure, under a key of its own.
+
+    A module that keeps it in its own way offers a method ``keep_structure(structure)``.
+
+    Raises:
+        ValueError: if the module has no ``on_save_checkpoint``.
+    """
+    own = getattr(module, "keep_structure", None)
+    if own is not None:
+        own(structure)
+        return
+    if not hasattr(module, "on_save_checkpoint"):
+        raise ValueError(f"{type(module).__name__} has no on_save_checkpoint; pass a LightningModule")
+    module.slim_structure = structure
+    module.on_save_checkpoint = MethodType(_save_with_structure, module)
+
+
+def _save_with_structure(module: Any, checkpoint: dict[str, Any]) -> None:
+    """What the module's own hook does, and the structure beside it: not among the arguments of its ``__init__``."""
+    type(module).on_save_checkpoint(module, checkpoint)  # what stands in its place here belongs to the instance
+    checkpoint[STRUCTURE_KEY] = module.slim_structure
+
+
+def restore_structure(module: Any, checkpoint: Mapping[str, Any], target: nn.Module | None = None) -> None:
+    """Gives a module the structure of a checkpoint, if it carries one; for ``LightningModule.on_load_checkpoint``.
+
+    Args:
+        module: the LightningModule; keeps the structure for its own checkpoints.
+        checkpoint: a Lightning checkpoint.
+        target: the module that the structure's names are relative to; default: ``module``.
+
+    Raises:
+        ValueError: if the structure does not fit.
+    """
+    structure = checkpoint.get(STRUCTURE_KEY) or _among_hparams(checkpoint)
+    if structure:
+        apply_structure(module if target is None else target, structure)
+        store_structure(module, structure)
+
+
+def _among_hparams(checkpoint: Mapping[str, Any]) -> Structure | None:
+    """Where earlier versions kept it."""
+    found = (checkpoint.get("hyper_parameters") or {}).get("structure")
+    if isinstance(found, Mapping) and all(isinstance(sizes, Mapping) for sizes in found.values()):
+        return dict(found)
+    return None
+
+
+def _check(name: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
+    merged = {**counts(module), **sizes}
+    if any(type(value) is not int or value < 1 for value in merged.values()):
+        raise ValueError(f"structure does not fit: {name} has sizes {brief(dict(sizes))}, expected positive integers")
+    groups = merged.get("groups", 1)
+    if any(value % groups for value in merged.values() if value != groups):
+        raise ValueError(f"structure does not fit: {name} has sizes {brief(dict(sizes))} that its groups do not divide")
+
+
+def _check_shape(name: str, key: str, tensor: Tensor, shape: Any) -> None:
+    if not isinstance(shape, (list, tuple)) or len(shape) != tensor.dim():
+        raise ValueError(
+            f"structure does not fit: {name}.{key} has shape {tuple(tensor.shape)}, the structure has {brief(shape)}"
+        )
+
+
+def _shapes(module: nn.Module, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a stock layer with the given counts."""
+    if isinstance(module, _ConvNd):
+        first, second, groups = sizes["out_channels"], sizes["in_channels"], sizes["groups"]
+        if isinstance(module, _ConvTransposeNd):
+            first, second = second, first
+        weight, out = (first, second // groups, *module.kernel_size), sizes["out_channels"]
+    elif isinstance(module, nn.Linear):
+        weight, out = (sizes["out_features"], sizes["in_features"]), sizes["out_features"]
+    else:
+        out = next(iter(sizes.values()))
+        weight = (out,)
+    vectors = dict.fromkeys(sides_of(module) or {}, (out,))
+    return {key: shape for key, shape in {**vectors, "weight": weight}.items() if key in tensors_of(module)}
+
+
+def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of another shape that starts with the old values where both have an element, else with zero."""
+    new = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    common = tuple(slice(min(a, b)) for a, b in zip(shape, tensor.shape, strict=True))
+    new[common] = tensor.detach()[common]
+    return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+
+
+def _is_attribute(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, (list, tuple)) and all(type(item) is int for item in value))

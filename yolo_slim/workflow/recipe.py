@@ -1,0 +1,263 @@
+"""The slim recipe: baseline, sparse, prune, finetune, each leaving its checkpoint and its figures."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from yolo_slim.callbacks import WeightEMA
+from yolo_slim.callbacks.channel_pruning import needs_example
+from yolo_slim.callbacks.framework import check_strategy
+from yolo_slim.callbacks.sparse_phase.checks import check_epochs
+from yolo_slim.commands.prune import prune_file
+from yolo_slim.detection.files.checkpoints import check_resumable, load_network
+from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.detection.training.divergence import DivergedError
+from yolo_slim.detection.training.metrics import SCORE_NAMES
+from yolo_slim.files import write_whole
+from yolo_slim.pruning.pipeline import check
+from yolo_slim.reporting.tables import StateRow
+from yolo_slim.wording import printable, say
+from yolo_slim.workflow import fit_parts, launch
+from yolo_slim.workflow.checkpoint_io import keep_whole
+from yolo_slim.workflow.measuring import latencies, size_of
+from yolo_slim.workflow.results import merge_metrics, read_result, set_metrics_aside, write_results
+from yolo_slim.workflow.troubles import Stopped
+
+#: Folder of a phase -> state of the model after it, and the checkpoint that goes on.
+PHASES = {
+    "baseline": ("baseline", "best.ckpt"),
+    "sparse": ("sparse", "last.ckpt"),
+    "prune": ("slim", "slim.ckpt"),
+    "finetune": ("finetuned", "best.ckpt"),
+}
+RESULT = "result.yaml"
+#: How long the other ranks wait while rank 0 prunes.
+WAIT_SECONDS = 1800
+
+
+class Recipe:
+    """Runs the phases that are not complete yet and writes the results.
+
+    A phase is complete when its folder holds ``result.yaml``, which is written last. An interrupted fit goes on from
+    its ``last.ckpt``. Every phase builds its own data module, detector, Trainer and callbacks: nothing of an earlier
+    fit, its Trainer or its average reaches a later one but through the checkpoint.
+
+    Args:
+        instantiate: Makes the objects of the configuration anew, see :func:`yolo_slim.commands.slim.parser`.
+        folder: The run folder.
+    """
+
+    def __init__(self, instantiate: Callable[[], Any], folder: Path) -> None:
+        self.instantiate = instantiate
+        self.folder = folder
+        self.given = instantiate()
+
+    def run(self) -> list[StateRow]:
+        """Runs all enabled phases and returns the rows of the results table."""
+        self._check()
+        given = self.given
+        weights: str | None = given.model.weights
+        weights = self._train("baseline", weights) if given.baseline.enabled else weights or given.model.model
+        self._measure("baseline", weights)
+        if given.sparse.enabled:
+            weights = self._train("sparse", weights)
+            self._measure("sparse", weights)
+        if given.prune.enabled:
+            weights = self._prune(weights)
+            self._measure("prune", weights)
+        if given.finetune.enabled:
+            weights = self._train("finetune", weights)
+            self._measure("finetune", weights)
+        return self._results() if launch.rank() == 0 else []
+
+    def _check(self) -> None:
+        """Finds out now, not after hours of training, what a later phase would refuse."""
+        given = self.given
+        for phase in ("baseline", "sparse", "finetune"):
+            if given[phase].enabled and given[phase].epochs < 1:
+                raise ValueError(
+                    f"{phase}.epochs={given[phase].epochs}: expected at least 1; {phase}.enabled false leaves it out"
+                )
+        model = given.model
+        if not given.baseline.enabled and not model.weights and not model.model.endswith(".pt"):
+            raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
+        if given.sparse.enabled:
+            check_epochs(given.sparse.epochs, given.sparse.sparsity.penalty, "sparse.epochs")
+        trainer = self._trainer(self.instantiate(), logger=False, callbacks=[], enable_checkpointing=False)
+        if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
+            name = "fast_dev_run" if trainer.fast_dev_run else "barebones"  # type: ignore[attr-defined]
+            raise ValueError(
+                f"trainer.{name}: nothing is saved with it, and every phase goes on from the one before it; "
+                "give few epochs and trainer.limit_train_batches to try a recipe out"
+            )
+        if trainer.limit_val_batches == 0:
+            raise ValueError(
+                "trainer.limit_val_batches 0: every phase is measured on validation images; leave it out "
+                "(trainer.check_val_every_n_epoch says how often they are looked at in training)"
+            )
+        if given.sparse.enabled:
+            check_strategy(trainer, "GammaSparsity")
+        if given.sparse.enabled or given.prune.enabled:
+            detector = YOLODetector(model.model, given.data.names, model.weights, given.data.imgsz)
+            if not given.baseline.enabled:
+                detector.setup("validate")  # whether the weights know the classes
+            example = detector.pruning_example if needs_example(given.prune.selection) else None
+            if given.sparse.enabled:
+                given.sparse.sparsity.check(detector)
+            check(detector.net, detector.trace_channels(), given.prune.selection, example, given.prune.compensation)
+
+    # Phases
+
+    def _train(self, phase: str, weights: str | None) -> str:
+        folder = self.folder / phase
+        if (folder / RESULT).is_file() and (kept := self._kept(phase)) is not None:
+            return kept
+        parts = self.instantiate()
+        settings = parts[phase]
+        self._say(f"{phase}: {settings.epochs} epochs")
+        seed_everything(parts.seed, workers=True, verbose=False)
+        detector = YOLODetector(parts.model.model, parts.data.names, weights, parts.data.imgsz, settings.hyp)
+        extra: list[Callback] = [settings.sparsity] if phase == "sparse" else []
+        resumed = _sound(_beside(folder / "last.ckpt"), check_resumable)
+        if launch.rank() == 0:
+            set_metrics_aside(folder)
+        started = time.time()
+        trainer = self._trainer(
+            parts,
+            max_epochs=settings.epochs,
+            default_root_dir=str(folder),
+            logger=fit_parts.loggers(folder),
+            callbacks=[WeightEMA(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
+        )
+        try:
+            trainer.fit(detector, datamodule=parts.data, ckpt_path=resumed)
+        except BaseException as stop:
+            if isinstance(stop, DivergedError):
+                stop.go_on = f"delete {folder} to have the phase run again with other settings"
+            raise fit_parts.as_stopped(stop, trainer) from None
+        if trainer.received_sigterm:  # during the last batch
+            raise Stopped(signal.SIGTERM)
+        if launch.rank() == 0:
+            merge_metrics(folder)
+        self._say(f"{phase}: {time.time() - started:.0f} s")
+        kept = self._kept(phase)
+        assert kept is not None, "a fit leaves its last epoch"
+        return kept
+
+    def _prune(self, weights: str) -> str:
+        folder = self.folder / "prune"
+        slim = folder / PHASES["prune"][1]
+        if slim.is_file():
+            try:
+                load_network(slim)
+            except (ValueError, OSError) as error:
+                self._say(f"{error}: it is pruned again")
+            else:
+                return str(slim)
+        self._say(f"prune: {self.given.prune.selection}")
+        if launch.rank() == 0:
+            folder.mkdir(exist_ok=True)
+            parts = self.instantiate()
+            prune_file(weights, parts.prune, folder, parts.data, parts.data.imgsz)
+        launch.wait_for(slim, WAIT_SECONDS)
+        return str(slim)
+
+    def _measure(self, phase: str, weights: str) -> None:
+        file = self.folder / phase / RESULT
+        if file.is_file():
+            read_result(file)
+            return
+        parts = self.instantiate()
+        detector = YOLODetector(weights=weights, names=parts.data.names, imgsz=parts.data.imgsz)
+        trainer = self._trainer(parts, logger=False, callbacks=[], enable_checkpointing=False)
+        try:
+            scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
+        except BaseException as stop:
+            raise fit_parts.as_stopped(stop, trainer) from None
+        detector.float()
+        if launch.rank() != 0:
+            return
+        result: dict[str, Any] = {"state": PHASES[phase][0], "checkpoint": str(weights)}
+        result |= size_of(detector.net, parts.data.imgsz)
+        result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
+        self._say(
+            f"{result['state']}: {result['parameters'] / 1e6:.3f} M parameters, {result['gflops']:.2f} GFLOPs, "
+            f"mAP50 {result['map50']:.3f}, mAP50-95 {result['map']:.3f}, "
+            f"{result['small_gammas']:.1%} of the gammas below 1e-2"
+        )
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, yaml.safe_dump(result, sort_keys=False))
+
+    def _results(self) -> list[StateRow]:
+        files = {p: self.folder / p / RESULT for p in PHASES}
+        results = {p: read_result(f) for p, f in files.items() if f.is_file()}
+        data = self.given.data
+        paths: dict[str, str] = {}
+        for phase, result in results.items():
+            recorded = Path(result["checkpoint"])
+            kept = _beside(self.folder / phase / PHASES[phase][1])
+            paths[phase] = _sound([recorded, *kept], load_network) or str(recorded)
+        times = latencies(paths, data.imgsz)
+        fields = ("state", "parameters", "gflops", *SCORE_NAMES, "small_gammas")
+        rows = [StateRow(**{k: r[k] for k in fields}, latency_ms=times[p]) for p, r in results.items()]
+        write_results(self.folder, rows, {r["state"]: paths[p] for p, r in results.items()}, data.data, data.imgsz)
+        return rows
+
+    def _kept(self, phase: str) -> str | None:
+        """The checkpoint of a phase that the next one goes on with; None where it has to be trained once more.
+
+        In place of its best epoch a phase can give its last one. The last epoch of a sparse phase is what it was
+        trained for, so that it is trained again from the best one.
+        """
+        found = _sound(_beside(self.folder / phase / PHASES[phase][1]), load_network)
+        return found if found is None or phase != "sparse" or Path(found).name == PHASES[phase][1] else None
+
+    @staticmethod
+    def _trainer(parts: Any, **own: Any) -> Trainer:
+        shared = {k: v for k, v in vars(parts.trainer).items() if v is not None}
+        bar = fit_parts.quiet_bar(shared.pop("enable_progress_bar", None))
+        trainer = Trainer(**{**shared, "num_sanity_val_steps": 0, "enable_model_summary": False, **bar, **own})
+        keep_whole(trainer, Path(trainer.default_root_dir))
+        return trainer
+
+    @staticmethod
+    def _say(text: str) -> None:
+        if launch.rank() == 0:
+            say(f"== {text}")
+
+
+def _beside(path: Path) -> list[Path]:
+    """A checkpoint of a phase, and the other one that the phase keeps."""
+    return [path, path.with_name("last.ckpt" if path.name == "best.ckpt" else "best.ckpt")]
+
+
+def _sound(paths: list[Path], check: Callable[[Path], Any]) -> str | None:
+    """The first of the checkpoints, which an earlier start has left, that can be used; None if there is none at all.
+
+    Raises:
+        ValueError: If there are some, and none can be used.
+    """
+    first: Exception | None = None
+    for path in paths:
+        if not path.exists():
+            continue
+        try:
+            check(path)
+        except (ValueError, OSError) as error:
+            first = first or error
+            continue
+        if first is not None and launch.rank() == 0:
+            print(printable(f"{first}. {path} takes its place"), file=sys.stderr)
+        return str(path)
+    if first is not None:
+        raise ValueError(f"{first}. Or delete {paths[0].parent} to have that phase run again") from first
+    return None

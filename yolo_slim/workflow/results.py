@@ -1,0 +1,144 @@
+"""What the recipe leaves when it is done: the table, the plots and the page."""
+
+from __future__ import annotations
+
+import csv
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from yolo_slim.detection.files.checkpoints import load_network
+from yolo_slim.detection.training.metrics import SCORE_NAMES
+from yolo_slim.documents import read_yaml
+from yolo_slim.files import whole, write_whole
+from yolo_slim.pruning.sparsity.penalty import gamma_magnitudes
+from yolo_slim.reporting.html import write_report
+from yolo_slim.reporting.plots import gamma_histograms, training_curves
+from yolo_slim.reporting.tables import StateRow, states_markdown, states_table
+from yolo_slim.wording import say
+
+METRICS = "metrics.csv"
+FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
+
+
+def write_results(
+    folder: Path, rows: Sequence[StateRow], checkpoints: Mapping[str, str], data: str, imgsz: int
+) -> None:
+    """Prints the table and writes ``results.md``, ``report.html`` and the plots into the run folder.
+
+    Args:
+        folder: The run folder.
+        rows: One row per state.
+        checkpoints: The file of each state.
+        data: What it was trained on, for the page.
+        imgsz: Side of the images in pixels.
+    """
+    write_whole(folder / "results.md", states_markdown(rows))
+    pruning = folder / "prune" / "pruning.yaml"
+    remedy = "delete it, and the page comes without the table of its layers"
+    layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    notes = [
+        f"Data: {data}, images of {imgsz} pixels.",
+        f"Latency: median of one image per batch on {device}, {torch.get_num_threads()} threads, BatchNorm fused.",
+    ]
+    title = f"yolo_slim: {folder.name}"
+    page = folder / "report.html"
+    write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], _plots(folder, checkpoints), notes)
+    Console().print(states_table(rows))
+    say(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
+    say(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What a phase has left: state, checkpoint and figures.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    return read_mapping(file, FIGURES, "delete it and start again: what it held is measured anew")
+
+
+def read_mapping(file: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
+    """A YAML file that an earlier start has left.
+
+    Raises:
+        ValueError: If it is damaged or lacks one of the keys; the message ends with the remedy.
+    """
+    try:
+        found = read_yaml(file)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not set(keys) <= found.keys():
+        raise ValueError(f"{file} is damaged; {remedy}")
+    return found
+
+
+def set_metrics_aside(folder: Path) -> None:
+    """Before a fit is resumed: keeps the metrics it has logged, which a new logger would delete."""
+    file = folder / METRICS
+    if file.is_file():
+        file.rename(folder / f"metrics-{max(_numbered(folder), default=0) + 1}.csv")
+
+
+def merge_metrics(folder: Path) -> None:
+    """After a fit: joins what its interrupted parts have logged to one ``metrics.csv``, each epoch once.
+
+    An epoch that was interrupted has been trained again: the part that has it last counts. A kill at any moment loses
+    nothing, since the parts are there until all of them stand in one file.
+    """
+    numbered = _numbered(folder)
+    if not numbered:
+        return
+    epochs: dict[int, list[dict[str, str]]] = {}
+    for part in [*(numbered[number] for number in sorted(numbered)), folder / METRICS]:
+        if part.is_file():
+            epochs |= _epochs(part)
+    rows = [row for epoch in sorted(epochs) for row in epochs[epoch]]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with whole(folder / METRICS) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    for part in numbered.values():
+        part.unlink(missing_ok=True)
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The parts that have been set aside, by their numbers."""
+    return {int(p.stem.split("-")[1]): p for p in folder.glob("metrics-*.csv") if p.stem.split("-")[1].isdecimal()}
+
+
+def _epochs(file: Path) -> dict[int, list[dict[str, str]]]:
+    """The rows of a file by epoch; without a row that a kill has cut off, whose epoch is trained again."""
+    found: dict[int, list[dict[str, str]]] = {}
+    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
+        for row in csv.DictReader(stream):
+            epoch = row.get("epoch") or ""
+            if epoch.isdecimal() and None not in row and None not in row.values():
+                found.setdefault(int(epoch), []).append(row)
+    return found
+
+
+def _is_validated(file: Path) -> bool:
+    """Whether metrics of a phase hold a score: one of few epochs may have had no validation."""
+    return file.is_file() and any(row.get("val/map") for rows in _epochs(file).values() for row in rows)
+
+
+def _plots(folder: Path, checkpoints: Mapping[str, str]) -> dict[str, Path]:
+    images = {}
+    if {"baseline", "sparse"} <= checkpoints.keys():
+        before, after = (gamma_magnitudes(load_network(checkpoints[s])).numpy() for s in ("baseline", "sparse"))
+        images["Gammas before and after the sparse phase"] = folder / "gammas.png"
+        gamma_histograms(before, after, folder / "gammas.png")
+    phases = {"baseline": "baseline", "sparse": "sparse", "finetuned": "finetune"}
+    curves = {state: f for state, phase in phases.items() if _is_validated(f := folder / phase / METRICS)}
+    if curves:
+        images["mAP50-95 per epoch"] = folder / "curves.png"
+        training_curves(curves, folder / "curves.png")
+    return images
