@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from benchmarks.scores import arguments, validated
-from yolo_slim.callbacks.channel_pruning import save_slim
+from yolo_slim.callbacks.slim_checkpoint import save_slim
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.training.calibration import observe_gradients, training_batches
 from yolo_slim.detection.training.detector import YOLODetector

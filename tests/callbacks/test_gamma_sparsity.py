@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import GammaSparsity, WeightEMA
-from yolo_slim.callbacks.channel_pruning import prune_module
+from yolo_slim.callbacks.slim_checkpoint import prune_module
 from yolo_slim.pruning import Selection
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.callbacks.channel_pruning import prune_module
+from yolo_slim.callbacks.slim_checkpoint import prune_module
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.data.shapes import CLASSES
 from yolo_slim.detection.training.detector import YOLODetector

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from yolo_slim.callbacks.channel_pruning import prune_module, save_slim
+from yolo_slim.callbacks.slim_checkpoint import prune_module, save_slim
 from yolo_slim.commands.keys import add_measuring_data, verb_parser
 from yolo_slim.commands.next_step import finetune
 from yolo_slim.detection.data.datamodule import YOLODataModule

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.pruning.fits import expect_fit, expect_selection
-from yolo_slim.pruning.graph.graph import ChannelGraph, Fixed
+from yolo_slim.pruning.graph.graph import ChannelGraph, Fixed, expect_fit
 from yolo_slim.pruning.measure.latency import latency
 from yolo_slim.pruning.repair.compensate import Compensated, compensate
 from yolo_slim.pruning.repair.dead_inputs import leave_constants
 from yolo_slim.pruning.scores.importance import gamma_importance
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
-from yolo_slim.pruning.selection.selection import Selection
+from yolo_slim.pruning.selection.selection import Selection, expect_selection
 from yolo_slim.pruning.surgery.apply import apply_plan
 from yolo_slim.pruning.surgery.plan import PruningPlan, make_plan
 from yolo_slim.pruning.surgery.structure import Structure, structure_of

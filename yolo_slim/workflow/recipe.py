@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from yolo_slim.callbacks import WeightEMA
-from yolo_slim.callbacks.channel_pruning import needs_example
 from yolo_slim.callbacks.framework import check_strategy
+from yolo_slim.callbacks.slim_checkpoint import needs_example
 from yolo_slim.callbacks.sparse_phase.checks import check_epochs
 from yolo_slim.commands.prune import prune_file
 from yolo_slim.detection.files.checkpoints import check_resumable, load_network

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, GammaMonitor, GammaSparsity, WeightEMA
 from yolo_slim.pruning import Importance
-from yolo_slim.pruning.modules.unscaled import unscale_before_step
+from yolo_slim.pruning.modules.torch_private import unscale_before_step
 
 EPOCHS, BATCHES = 4, 5
 FUSED = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}

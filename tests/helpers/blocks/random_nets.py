@@ -7,6 +7,17 @@ import random
 import torch
 from torch import Tensor, nn
 
+from tests.helpers.blocks import (  # noqa: F401 - each registers its blocks
+    gates,
+    index,
+    layers,
+    norms,
+    paths,
+    python,
+    shapes,
+    sizes,
+    writes,
+)
 from tests.helpers.blocks.registry import BLOCKS, conv_bn, fit
 from tests.helpers.toy_nets import conv
 

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 from ultralytics.nn.tasks import yaml_model_load
 
-from yolo_slim.callbacks.channel_pruning import prune_module
+from yolo_slim.callbacks.slim_checkpoint import prune_module
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import Importance, Selection

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from yolo_slim.pruning.graph.axes import Call
-from yolo_slim.pruning.graph.cheap_layers import stand_in
+from yolo_slim.pruning.graph.cheap_layers import first_channel_repeated
 
 X = torch.rand(2, 6, 9, 8)
 CALLS = [
@@ -30,7 +30,7 @@ CALLS = [
 @pytest.mark.parametrize(("function", "args", "kwargs"), CALLS)
 def test_it_looks_like_the_result_of_the_function(function, args, kwargs):
     expected = function(*args, **kwargs)
-    found = stand_in(function, Call(function.__name__, args, kwargs, None))
+    found = first_channel_repeated(function, Call(function.__name__, args, kwargs, None))
     assert (found.shape, found.dtype, found.device) == (expected.shape, expected.dtype, expected.device)
     assert found.isfinite().all()
     found.add_(1)  # operations in place must not meet overlapping memory
@@ -49,4 +49,4 @@ def test_it_looks_like_the_result_of_the_function(function, args, kwargs):
 def test_arguments_that_do_not_fit_are_left_to_the_function(function, args):
     with pytest.raises(RuntimeError):
         function(*args)
-    assert stand_in(function, Call(function.__name__, args, {}, None)) is None
+    assert first_channel_repeated(function, Call(function.__name__, args, {}, None)) is None

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo_slim.pruning.graph.coupling import components, fixed_by_equal_counts
+from yolo_slim.pruning.graph.coupling import connected, fixed_by_equal_counts
 
 
 @settings(max_examples=100, deadline=None)
@@ -13,7 +13,7 @@ def test_components_equal_those_of_a_search(count, data):
     ends = st.integers(0, count - 1)
     pairs = data.draw(st.lists(st.tuples(ends, ends), max_size=60))
     edges = [(np.array([a]), np.array([b])) for a, b in pairs]
-    number, group_of = components(count, edges)
+    number, group_of = connected(count, edges)
     neighbours = {i: {i} for i in range(count)}
     for a, b in pairs:
         merged = neighbours[a] | neighbours[b]
@@ -25,7 +25,7 @@ def test_components_equal_those_of_a_search(count, data):
 
 def test_a_long_chain():
     labels = np.random.default_rng(0).permutation(10_000)
-    assert components(10_000, [(labels[:-1], labels[1:])])[0] == 1
+    assert connected(10_000, [(labels[:-1], labels[1:])])[0] == 1
 
 
 def test_a_fixed_part_fixes_the_others_step_by_step():

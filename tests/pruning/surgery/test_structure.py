@@ -20,7 +20,7 @@ from yolo_slim.pruning import (
     structure_of,
     trace,
 )
-from yolo_slim.pruning.surgery.structure import STRUCTURE_KEY
+from yolo_slim.pruning.surgery.checkpoint import STRUCTURE_KEY
 
 PRUNABLE = [t for t in TOYS if any(letter.islower() for letters in t.groups.values() for letter in letters)]
 

@@ -17,7 +17,7 @@ from ultralytics.engine.trainer import BaseTrainer
 
 from yolo_slim.detection.network.build import head_of
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
-from yolo_slim.pruning.modules.unscaled import unscale_before_step
+from yolo_slim.pruning.modules.torch_private import unscale_before_step
 from yolo_slim.wording import brief
 
 #: Settings of a parameter group that are a matter of the machine and not of the training.

@@ -46,6 +46,10 @@ class Axis:
         return Axis(self.labels, np.full(len(self.labels), zero, np.int8) if isinstance(zero, int) else zero)
 
 
+#: The channels along every axis of a tensor; None for an axis that follows no channel.
+Axes = list[Axis | None]
+
+
 def leaves(values: Any) -> Iterator[Any]:
     """Every value in a nest of tuples (sizes too), lists, dictionaries and slices."""
     if isinstance(values, (tuple, list)):

@@ -10,10 +10,10 @@ from yolo_slim.pruning.graph.axes import Call
 
 CONVOLUTIONS = frozenset(f"conv{n}d" for n in (1, 2, 3))
 TRANSPOSED = frozenset(f"conv_transpose{n}d" for n in (1, 2, 3))
-NAMES = CONVOLUTIONS | TRANSPOSED | {"linear"}
+CHEAP = CONVOLUTIONS | TRANSPOSED | {"linear"}
 
 
-def stand_in(function: Callable[..., Tensor], call: Call) -> Tensor | None:
+def first_channel_repeated(function: Callable[..., Tensor], call: Call) -> Tensor | None:
     """The result for the first channel in and out, repeated for all others.
 
     The function itself is called for this one channel, so that sizes follow its own rules.

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from yolo_slim.pruning.graph.tracer import Fix
 
-
-def components(count: int, edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, np.ndarray]:
-    """Connected components by repeated minimum over edges and pointer jumping.
+def connected(count: int, edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, np.ndarray]:
+    """Finds connected components by repeated minimum over edges and pointer jumping.
 
     Args:
         count: number of labels.
@@ -55,11 +51,3 @@ def fixed_by_equal_counts(
         for parts in found:
             if not all(fixed[part].all() for part in parts):
                 yield list(parts)
-
-
-def reasons_of(fixes: Sequence[Fix], group_of: np.ndarray) -> list[tuple[str, str, str, int]]:
-    """(module, operation, reason, number of groups) of every distinct finding, in the order they were found."""
-    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
-    for fix in fixes:
-        found.setdefault((fix.module, fix.operation, fix.reason), []).append(group_of[fix.labels])
-    return [(*where, len(np.unique(np.concatenate(groups)))) for where, groups in found.items()]

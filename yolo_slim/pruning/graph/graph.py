@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from yolo_slim.pruning.graph.axes import leaves
-from yolo_slim.pruning.graph.coupling import components, fixed_by_equal_counts, reasons_of
-from yolo_slim.pruning.graph.hidden_operations import HiddenOperations
-from yolo_slim.pruning.graph.passes import Pass, default_passes, tagged_attributes
-from yolo_slim.pruning.graph.tracer import Tracer
-from yolo_slim.pruning.modules.layers import is_depthwise, output_channels, side, sides_of, tensors_of
-from yolo_slim.pruning.modules.restored import Snapshot, usual_algorithms
+from yolo_slim.pruning.graph.coupling import fixed_by_equal_counts
+from yolo_slim.pruning.graph.passes import Pass
+from yolo_slim.pruning.modules.layers import tensors_of
+from yolo_slim.wording import brief
 
 
 @dataclass(frozen=True)
@@ -152,145 +148,30 @@ class ChannelGraph:
         return made
 
 
-def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass] | None = None) -> ChannelGraph:
-    """Finds the groups of coupled channels by running the model on a small input.
-
-    Every operation of a pass carries one label per channel along. An operation without a rule fixes the channels that
-    touch it. The model comes back exactly as it was.
-
-    Args:
-        model: the model.
-        example_inputs: a tensor, or a tuple of positional arguments; small is enough, as only shapes matter. Used by
-            the default passes: a forward in eval mode, and one in train mode with the BatchNorm layers in eval mode.
-        passes: callables that run the model in their own way and return the tensors that count as outputs, in any
-            nest. They must reach the model through their argument only. The channels of what they return are fixed.
-
-    Raises:
-        ValueError: if neither inputs nor passes are given, or a pass returns no tensor.
-    """
-    passes = tuple(default_passes(example_inputs) if passes is None else passes)
-    if not passes:
-        raise ValueError("trace needs at least one pass; got an empty list")
-    named = list(model.named_modules(remove_duplicate=False))
-    names = {module: name for name, module in reversed(named)}
-    tracer = Tracer(names)
-    before, tagged = Snapshot(model), tagged_attributes(names, tracer)
-    for run in passes:
-        tracer.start_pass()
-        try:
-            for attributes, name, value in tagged:
-                attributes[name] = value.copy() if isinstance(value, list) else value
-            unchanged = torch.random.fork_rng(devices=[])
-            with usual_algorithms(), unchanged, torch.no_grad(), HiddenOperations(tracer), tracer:
-                outputs = run(model)
-        finally:
-            before.restore()
-        found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
-        if not found:
-            raise ValueError(f"pass {run!r} returned {type(outputs).__name__} without tensors; return the outputs")
-        tracer.module, tracer.operation = "", "output"
-        tracer.fix_tensors(found, "is an output of the model")
-        tracer.module = None
-    return _build(named, tracer, passes)
-
-
-def _build(named: Sequence[tuple[str, nn.Module]], tracer: Tracer, passes: tuple[Pass, ...]) -> ChannelGraph:
-    owners = [
-        (f"{name}.{key}" if name else key, module, key, tensor)
-        for name, module in named
-        for key, tensor in tensors_of(module).items()
-    ]
-    for name, module, key, tensor in owners:
-        if id(tensor) not in tracer.owned_axes and tensor.dim() > 0:
-            tracer.module, tracer.operation = name.rpartition(".")[0], key
-            for axis in range(len((sides_of(module) or {}).get(key, ("",)))):
-                tracer.fix(tracer.own(tensor, axis), "is not reached by any pass")
-    for source in sorted(tracer.used_attributes & tracer.attributes.keys(), key=str):
-        for labels in tracer.attributes.pop(source):
-            tracer.module, tracer.operation = source.module, source.name
-            tracer.fix(labels, "its size is an attribute that is also used in arithmetic or a comparison")
-
-    both = tracer.summed & tracer.not_summed
-    for name, _, key, tensor in owners:
-        for axis, channels in tracer.owned_axes.get(id(tensor), {}).items():
-            if (id(tensor), axis) in both:
-                tracer.module, tracer.operation = name.rpartition(".")[0], key
-                tracer.fix(channels, "is summed over in one place and not in another")
-
-    num_groups, group_of = components(tracer.count, tracer.edges)
-    fixed = np.zeros(num_groups, bool)
-    for fix in tracer.fixes:
-        fixed[group_of[fix.labels]] = True
-    residual = np.zeros(num_groups, bool)
-    for labels in tracer.residual:
-        residual[group_of[labels]] = True
-    bound = {source: [group_of[labels] for labels in found] for source, found in tracer.attributes.items()}
-    equal = {_key(parts): (parts, at) for parts, at in [([group_of[p] for p in ps], at) for ps, at in tracer.equal]}
-    equal |= {_key(parts): (parts, source.module) for source, parts in bound.items()}
-    equal = {k: v for k, v in equal.items() if len(set(k)) > 1}
-    reasons = reasons_of(tracer.fixes, group_of)
-    for parts in fixed_by_equal_counts(fixed, [parts for parts, _ in equal.values()]):
-        at = equal[_key(parts)][1]
-        groups = np.unique(np.concatenate(parts))
-        reasons.append((at, "equal counts", "must keep as many channels as a fixed part", int((~fixed[groups]).sum())))
-        fixed[groups] = True
-
-    axes: dict[str, dict[int, Tensor]] = {}
-    sides: dict[str, dict[int, str]] = {}
-    gammas: dict[str, Tensor] = {}
-    gated = np.zeros(num_groups, bool)
-    seen: set[int] = set()
-    for name, module, key, tensor in owners:
-        known = sorted(tracer.owned_axes.get(id(tensor), {}).items())
-        axes[name] = {axis: torch.from_numpy(group_of[channels.labels]) for axis, channels in known}
-        sides[name] = {axis: side(module, key, axis) for axis in axes[name]}
-        if isinstance(module, _BatchNorm) and key == "weight" and id(module) not in seen:
-            gammas[name.removesuffix(".weight")] = axes[name][0]
-            gated[axes[name][0].numpy()] = True
-            seen.add(id(module))
-        _check_cover(name, module, key, tensor, axes[name])
-    layers = {
-        name: groups for name, groups in output_channels(named, axes) if name in gammas or not gated[groups].all()
-    }
-    for labels in tracer.ungated:
-        gated[group_of[labels]] = False
-    return ChannelGraph(
-        num_groups=num_groups,
-        axes=axes,
-        sides=sides,
-        fixed=torch.from_numpy(fixed),
-        reasons=[Fixed(*reason) for reason in reasons],
-        equal_counts=[[torch.from_numpy(p) for p in parts] for parts, _ in equal.values()],
-        attributes=[
-            Attribute(*source, torch.from_numpy(parts[0]))
-            for source, parts in bound.items()
-            if not fixed[parts[0]].all()
-        ],
-        residual=torch.from_numpy(residual),
-        gated=torch.from_numpy(gated),
-        summed=frozenset((name, a) for name, _, _, t in owners for a in axes[name] if (id(t), a) in tracer.summed),
-        layers=layers,
-        gammas=gammas,
-        modules=tuple(name for name, _ in named if name),
-        passes=passes,
-    )
-
-
-def _check_cover(name: str, module: nn.Module, key: str, tensor: Tensor, axes: dict[int, Tensor]) -> None:
-    """Every channel of a stock layer is in exactly one group."""
-    sides = (sides_of(module) or {}).get(key, ())
-    for axis in range(1 if is_depthwise(module) else len(sides)):
-        if axis not in axes and tensor.shape[axis] > 1:
-            raise AssertionError(f"{name}: the channels along axis {axis} are in no group")
-    for axis, groups in axes.items():
-        if len(groups) != tensor.shape[axis]:
-            raise AssertionError(f"{name}: {tensor.shape[axis]} channels along axis {axis}, {len(groups)} in groups")
-
-
-def _key(parts: list[np.ndarray]) -> tuple[bytes, ...]:
-    """Equal for parts that hold the same groups, whatever their order inside a part."""
-    return tuple(np.sort(part).tobytes() for part in parts)
-
-
 def _some(names: Sequence[str] | dict[str, Any]) -> str:
     return ", ".join(list(names)[:3]) or "(no layer)"
+
+
+def expect_fit(model: nn.Module, graph: ChannelGraph) -> None:
+    """Refuses a graph that was traced on a model with other layers or channels.
+
+    Raises:
+        ValueError: With the first tensor that differs.
+    """
+    axes = getattr(graph, "axes", None)
+    if axes is None:
+        raise ValueError(f"graph={brief(graph)}: expected the ChannelGraph that trace(model, inputs) returns")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model={brief(model)}: expected the nn.Module that the graph was traced on")
+    shapes = {
+        (f"{name}.{key}" if name else key): tuple(tensor.shape)
+        for name, module in model.named_modules(remove_duplicate=False)
+        for key, tensor in tensors_of(module).items()
+    }
+    for name, found in axes.items():
+        shape = shapes.get(name)
+        if shape is None or any(axis >= len(shape) or len(groups) != shape[axis] for axis, groups in found.items()):
+            what = "is missing" if shape is None else f"has shape {shape}"
+            raise ValueError(
+                f"the graph belongs to another model, or this one was changed since: {name} {what}; trace it anew"
+            )

@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from yolo_slim.pruning.graph.axes import leaves
 from yolo_slim.pruning.measure.latency import positional
 from yolo_slim.pruning.modules.restored import restored
-from yolo_slim.pruning.modules.torch_private import DispatchMode
+from yolo_slim.pruning.modules.torch_private import Convolution, DispatchMode, StorageWeakRef, TransposedConvolution
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,11 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
         # A transposed convolution multiplies every input element, the others make every output element, by this much.
         weight = module.weight
         assert isinstance(weight, Tensor)
-        elements = args[0] if isinstance(module, _ConvTransposeNd) else result
+        elements = args[0] if isinstance(module, TransposedConvolution) else result
         macs[module] += elements.numel() * (weight.numel() // weight.shape[0])
         outputs[module] += result.nbytes
 
-    names = {module: name for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
+    names = {module: name for name, module in model.named_modules() if isinstance(module, (Convolution, nn.Linear))}
     hooks = [module.register_forward_hook(count) for module in names]
     arguments = positional(example_inputs)
     present = (*model.parameters(), *model.buffers(), *arguments)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from yolo_slim.pruning.modules.torch_private import BatchNorm, Convolution, TransposedConvolution
 
 Sides = dict[str, tuple[str, ...]]  # tensor name -> side of each leading axis
 
 _VECTOR = ("out",)
 _KINDS: tuple[tuple[type[nn.Module], Sides], ...] = (
-    (_ConvTransposeNd, {"weight": ("in", "out"), "bias": _VECTOR}),
-    (_ConvNd, {"weight": ("out", "in"), "bias": _VECTOR}),
+    (TransposedConvolution, {"weight": ("in", "out"), "bias": _VECTOR}),
+    (Convolution, {"weight": ("out", "in"), "bias": _VECTOR}),
     (nn.Linear, {"weight": ("out", "in"), "bias": _VECTOR}),
-    (_BatchNorm, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), _VECTOR)),
+    (BatchNorm, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), _VECTOR)),
     (nn.PReLU, {"weight": _VECTOR}),
 )
 
@@ -51,7 +51,7 @@ def output_channels(
     seen: set[nn.Module] = set()
     for name, module in named:
         key = f"{name}.weight" if name else "weight"
-        if isinstance(module, (_BatchNorm, _ConvNd, nn.Linear)) and key in axes and module not in seen:
+        if isinstance(module, (BatchNorm, Convolution, nn.Linear)) and key in axes and module not in seen:
             seen.add(module)
             axis = (sides_of(module) or {})["weight"].index("out")
             if axis in axes[key]:
@@ -60,22 +60,22 @@ def output_channels(
 
 def is_depthwise(module: nn.Module) -> bool:
     """Whether a convolution has one input channel per group."""
-    return isinstance(module, _ConvNd) and module.groups > 1 and module.groups == module.in_channels
+    return isinstance(module, Convolution) and module.groups > 1 and module.groups == module.in_channels
 
 
 def multiplier(module: nn.Module) -> int:
     """Output channels per input channel of a depthwise convolution."""
-    assert isinstance(module, _ConvNd)
+    assert isinstance(module, Convolution)
     return module.out_channels // module.in_channels
 
 
 def counts(module: nn.Module) -> dict[str, int]:
     """The attributes of a stock layer that its tensors' shapes must agree with; empty for any other module."""
-    if isinstance(module, _ConvNd):
+    if isinstance(module, Convolution):
         return {name: getattr(module, name) for name in ("in_channels", "out_channels", "groups")}
     if isinstance(module, nn.Linear):
         return {name: getattr(module, name) for name in ("in_features", "out_features")}
-    if isinstance(module, _BatchNorm):
+    if isinstance(module, BatchNorm):
         return {"num_features": module.num_features}
     return {"num_parameters": module.num_parameters} if isinstance(module, nn.PReLU) else {}
 

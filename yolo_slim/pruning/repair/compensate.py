@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.graph.passes import default_passes
+from yolo_slim.pruning.modules.torch_private import TransposedConvolution
 from yolo_slim.pruning.repair.dead_inputs import DeadInputs, find_dead_inputs, leave_constants
 from yolo_slim.pruning.surgery.plan import make_plan
 
@@ -104,7 +104,7 @@ def _sees_position(layer: Any) -> bool:
     """Whether a constant input makes an output that is not constant."""
     if isinstance(layer, nn.Linear):
         return False
-    if isinstance(layer, _ConvTransposeNd) or layer.padding == "same":
+    if isinstance(layer, TransposedConvolution) or layer.padding == "same":
         return True
     return layer.padding_mode == "zeros" and layer.padding != "valid" and any(layer.padding)
 
@@ -112,7 +112,7 @@ def _sees_position(layer: Any) -> bool:
 def _kernel(layer: Any) -> Tensor:
     """The layer's weight as a view (groups, out / groups, in / groups, ...)."""
     weight = layer.weight.detach()
-    weight = weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight
+    weight = weight.transpose(0, 1) if isinstance(layer, TransposedConvolution) else weight
     return weight.unflatten(0, (getattr(layer, "groups", 1), -1))
 
 
@@ -152,7 +152,7 @@ def _fold(entry: DeadInputs, dropped: Tensor) -> None:
     kernel = _kernel(entry.layer)
     constants = torch.where(dropped[entry.groups], entry.constants, 0).to(kernel)
     change = torch.einsum("gi,goi->go", constants, kernel.reshape(*kernel.shape[:3], -1).sum(3)).flatten()
-    if isinstance(entry.layer, _ConvTransposeNd):
+    if isinstance(entry.layer, TransposedConvolution):
         change /= prod(entry.layer.stride)  # an output pixel meets one part of the kernel
     if entry.layer.bias is not None:
         entry.layer.bias += change

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map_only
 
 from yolo_slim.pruning.graph.axes import leaves
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.graph.passes import Pass
 from yolo_slim.pruning.modules.layers import is_depthwise, tensors_of
-from yolo_slim.pruning.modules.torch_private import DispatchMode
+from yolo_slim.pruning.modules.torch_private import BatchNorm, DispatchMode, tree_map_only
 from yolo_slim.pruning.surgery.silence import silence
 
 NOISY_RUNS = 4  # one would miss a gate that happens to be shut in it
@@ -159,7 +157,7 @@ def _observe(model: nn.Module, graph: ChannelGraph, dropped: Tensor, names: list
     model = copy.deepcopy(model)
     leave_constants(model, graph, dropped)
     layers = {model.get_submodule(name): name for name in names}
-    norms: dict[Any, str] = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    norms: dict[Any, str] = {m: name for name, m in model.named_modules() if isinstance(m, BatchNorm)}
     gammas = {norm: norm.weight.clone() for norm in norms if norm.weight is not None}
     seen: dict[str, _Seen] = defaultdict(_Seen)
     normalised: dict[str, list[int]] = defaultdict(list)  # BatchNorm layer -> its inputs, 0 if not watched

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
+
+from yolo_slim.pruning.modules.torch_private import BatchNorm
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Any], to_inputs: Callable[[Any], Tensor] | None = None) -> int:
@@ -34,7 +35,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], to_inputs: Callable[[A
         ValueError: if there are no batches, or they are of another kind. After this or any other exception the
             statistics are what they were.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
     momenta = [norm.momentum for norm in norms]
     modes = [(module, module.training) for module in model.modules()]

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.scores.importance import Filters, Values, combined, filters_of, rows
+from yolo_slim.pruning.modules.torch_private import BatchNorm, foreach_mul
+from yolo_slim.pruning.scores.values import Filters, Values, combined, filters_of, rows
 
 
 class Taylor:
@@ -39,7 +39,7 @@ class Taylor:
         self.batches = 0
         self._graph = graph
         norms = [(model.get_submodule(name), groups) for name, groups in graph.gammas.items()]
-        self._norms = [(norm, groups) for norm, groups in norms if isinstance(norm, _BatchNorm)]
+        self._norms = [(norm, groups) for norm, groups in norms if isinstance(norm, BatchNorm)]
         self._filters = [found for found in filters_of(model, graph) if not graph.gated[found.groups].all()]
         self._sums: dict[int, Tensor] = {}
 
@@ -91,14 +91,14 @@ class Taylor:
 
 
 @torch.no_grad()
-def gamma_terms(norms: Sequence[_BatchNorm]) -> list[Tensor]:
+def gamma_terms(norms: Sequence[BatchNorm]) -> list[Tensor]:
     """(gamma dL/dgamma + beta dL/dbeta)^2 of each layer, of shape (C,); what has no gradient adds nothing."""
     terms = [torch.zeros_like(norm.weight) for norm in norms]
     for term, norm in zip(terms, norms, strict=True):
         for parameter in (norm.weight, norm.bias):
             if parameter is not None and parameter.grad is not None:
                 term.addcmul_(parameter, parameter.grad)
-    return list(torch._foreach_mul(terms, terms)) if terms else []
+    return list(foreach_mul(terms, terms)) if terms else []
 
 
 def _filter_terms(filters: Filters) -> Tensor:

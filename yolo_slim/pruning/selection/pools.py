@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_slim.pruning.graph.coupling import components
+from yolo_slim.pruning.graph.coupling import connected
 from yolo_slim.pruning.graph.graph import ChannelGraph
 
 
@@ -96,7 +96,7 @@ def _with_equal_parts(graph: ChannelGraph, groups: np.ndarray) -> np.ndarray:
 def _cells(graph: ChannelGraph, pool_of: np.ndarray) -> np.ndarray:
     """Int64 (num_groups,): equal for groups of layers that share groups, apart by pool and by parts kept equal."""
     edges = [(groups[:-1].numpy(), groups[1:].numpy()) for groups in graph.layers.values()]
-    _, cell = components(graph.num_groups, edges)
+    _, cell = connected(graph.num_groups, edges)
     tags = [pool_of]
     for parts in graph.equal_counts:
         tags.append(np.zeros(graph.num_groups, np.int64))

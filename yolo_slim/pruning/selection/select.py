@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_slim.pruning.fits import expect_selection
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.selection.budgets import Budgets
 from yolo_slim.pruning.selection.constraints import KeepRules
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.pools import Pool, make_pools
-from yolo_slim.pruning.selection.selection import Selected, Selection
+from yolo_slim.pruning.selection.selection import Selected, Selection, expect_selection
 from yolo_slim.wording import brief
 
 

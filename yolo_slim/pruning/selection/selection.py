@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from yolo_slim.wording import brief
+
 BUDGETS = ("max_params", "max_flops", "max_latency_ms")
 
 
@@ -132,3 +134,14 @@ class Selected:
     params: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
+
+
+def expect_selection(selection: Any) -> None:
+    """Refuses what is no selection.
+
+    Raises:
+        ValueError: With what would be one.
+    """
+    if not isinstance(selection, Selection):
+        shown = brief(selection)
+        raise ValueError(f"selection={shown}: expected a Selection, such as Selection(ratio=0.5)")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.scores.importance import reduce_to_groups
+from yolo_slim.pruning.modules.torch_private import foreach_lerp_, foreach_mul_
 from yolo_slim.pruning.scores.taylor import gamma_terms
+from yolo_slim.pruning.scores.values import reduce_to_groups
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
 from yolo_slim.pruning.selection.selection import Selection
@@ -109,7 +110,7 @@ class Growing:
         if self._taylor:
             # Without asking whether it is so, which would have a GPU's queue run empty in every step.
             squares = [torch.where(finite, new, old) for new, old in zip(squares, self._taylor, strict=True)]
-            torch._foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
+            foreach_lerp_(self._taylor, squares, self.TAYLOR_UPDATE)
         elif bool(finite):
             self._taylor = squares
 
@@ -154,7 +155,7 @@ class Growing:
         for model in models:
             values, factors = self._fading(model)
             if values:
-                torch._foreach_mul_(values, factors)
+                foreach_mul_(values, factors)
 
     def finish(self, *models: nn.Module) -> None:
         """At the last step of the fit: everything that is chosen becomes exactly zero."""

@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.modules.torch_private import (
+    BatchNorm,
+    foreach_add_,
+    foreach_clamp_max,
+    foreach_clamp_min_,
+    foreach_sign,
+    foreach_sub_,
+)
 from yolo_slim.pruning.selection.selection import Selection
 
 #: Below this a gamma counts as small: its channel can go.
@@ -37,7 +45,7 @@ def strength_at(epoch: int, epochs: int, strength: float, final_fraction: float 
 
 def gamma_magnitudes(model: nn.Module) -> Tensor:
     """|gamma| of all BatchNorm layers of a model in one vector, of shape (channels,)."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.weight is not None]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.weight is not None]
     return torch.cat([n.weight.detach().abs().float() for n in norms]) if norms else torch.zeros(0)
 
 
@@ -123,9 +131,9 @@ class Subgradient(PenalisedGammas):
     def _add(self, strength: float, owned: Collection[int], beta: bool) -> int:
         values, gradients, masks = self._due(owned, beta)
         if values:
-            signs = list(torch._foreach_sign(values))
+            signs = list(foreach_sign(values))
             _masked(signs, masks)
-            torch._foreach_add_(gradients, signs, alpha=strength)
+            foreach_add_(gradients, signs, alpha=strength)
         return len(values)
 
 
@@ -160,13 +168,13 @@ class Proximal(PenalisedGammas):
         values, _, masks = self._due(owned, beta)
         if values and threshold:
             # w - clamp(w, -t, t) is sign(w) * max(|w| - t, 0), and exactly zero inside.
-            inside = list(torch._foreach_clamp_max(values, threshold))
-            torch._foreach_clamp_min_(inside, -threshold)
+            inside = list(foreach_clamp_max(values, threshold))
+            foreach_clamp_min_(inside, -threshold)
             _masked(inside, masks)
-            torch._foreach_sub_(values, inside)
+            foreach_sub_(values, inside)
         return len(values)
 
 
-def norm_at(model: nn.Module, name: str) -> nn.modules.batchnorm._BatchNorm:
+def norm_at(model: nn.Module, name: str) -> BatchNorm:
     """The BatchNorm layer of that name."""
-    return cast(nn.modules.batchnorm._BatchNorm, model.get_submodule(name))
+    return cast(BatchNorm, model.get_submodule(name))

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from yolo_slim.pruning.modules.torch_private import BatchNorm
 from yolo_slim.pruning.selection.selection import Selection
 
 
@@ -24,7 +24,7 @@ class Resting:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.weight is not None}
+        found = {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm) and m.weight is not None}
         self._norms = found
         self._used: set[str] = set()
         self._observed = False

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from yolo_slim.pruning.modules.layers import (
     counts,
@@ -17,6 +16,7 @@ from yolo_slim.pruning.modules.layers import (
     side_axes,
     tensors_of,
 )
+from yolo_slim.pruning.modules.torch_private import Convolution, TransposedConvolution
 from yolo_slim.pruning.surgery.plan import PruningPlan
 
 
@@ -93,9 +93,9 @@ def _cut(tensor: Tensor, keep: dict[int, list[int]], indices: dict[int, Tensor])
 def _counts_from_shapes(module: nn.Module, per_group: int) -> dict[str, int]:
     """A layer's counts after its tensors were cut; ``per_group`` is the multiplier of a depthwise one, else 0."""
     shape = next(iter(tensors_of(module).values())).shape
-    if isinstance(module, _ConvNd):
+    if isinstance(module, Convolution):
         first, second = module.weight.shape[:2]
-        transposed = isinstance(module, _ConvTransposeNd)
+        transposed = isinstance(module, TransposedConvolution)
         groups = first // (1 if transposed else per_group) if per_group else module.groups
         sizes = (first, second * groups) if transposed else (second * groups, first)
         return {"in_channels": sizes[0], "out_channels": sizes[1], "groups": groups}

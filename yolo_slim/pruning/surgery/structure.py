@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from yolo_slim.pruning.modules.layers import counts, install, set_counts, sides_of, submodule, tensors_of
+from yolo_slim.pruning.modules.torch_private import Convolution, TransposedConvolution
 from yolo_slim.wording import brief
 
 Structure = dict[str, dict[str, Any]]
-
-#: Where a Lightning checkpoint carries the structure.
-STRUCTURE_KEY = "yolo_slim_structure"
 
 
 def structure_of(model: nn.Module, attributes: Iterable[str] = ()) -> Structure:
@@ -96,55 +92,6 @@ def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]
         setattr(module, key, type(getattr(module, key))(value))
 
 
-def store_structure(module: Any, structure: Structure) -> None:
-    """Has the checkpoints of a LightningModule carry the structure, under a key of its own.
-
-    A module that keeps it in its own way offers a method ``keep_structure(structure)``.
-
-    Raises:
-        ValueError: if the module has no ``on_save_checkpoint``.
-    """
-    own = getattr(module, "keep_structure", None)
-    if own is not None:
-        own(structure)
-        return
-    if not hasattr(module, "on_save_checkpoint"):
-        raise ValueError(f"{type(module).__name__} has no on_save_checkpoint; pass a LightningModule")
-    module.slim_structure = structure
-    module.on_save_checkpoint = MethodType(_save_with_structure, module)
-
-
-def _save_with_structure(module: Any, checkpoint: dict[str, Any]) -> None:
-    """What the module's own hook does, and the structure beside it: not among the arguments of its ``__init__``."""
-    type(module).on_save_checkpoint(module, checkpoint)  # what stands in its place here belongs to the instance
-    checkpoint[STRUCTURE_KEY] = module.slim_structure
-
-
-def restore_structure(module: Any, checkpoint: Mapping[str, Any], target: nn.Module | None = None) -> None:
-    """Gives a module the structure of a checkpoint, if it carries one; for ``LightningModule.on_load_checkpoint``.
-
-    Args:
-        module: the LightningModule; keeps the structure for its own checkpoints.
-        checkpoint: a Lightning checkpoint.
-        target: the module that the structure's names are relative to; default: ``module``.
-
-    Raises:
-        ValueError: if the structure does not fit.
-    """
-    structure = checkpoint.get(STRUCTURE_KEY) or _among_hparams(checkpoint)
-    if structure:
-        apply_structure(module if target is None else target, structure)
-        store_structure(module, structure)
-
-
-def _among_hparams(checkpoint: Mapping[str, Any]) -> Structure | None:
-    """Where earlier versions kept it."""
-    found = (checkpoint.get("hyper_parameters") or {}).get("structure")
-    if isinstance(found, Mapping) and all(isinstance(sizes, Mapping) for sizes in found.values()):
-        return dict(found)
-    return None
-
-
 def _check(name: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
     merged = {**counts(module), **sizes}
     if any(type(value) is not int or value < 1 for value in merged.values()):
@@ -163,9 +110,9 @@ def _check_shape(name: str, key: str, tensor: Tensor, shape: Any) -> None:
 
 def _shapes(module: nn.Module, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a stock layer with the given counts."""
-    if isinstance(module, _ConvNd):
+    if isinstance(module, Convolution):
         first, second, groups = sizes["out_channels"], sizes["in_channels"], sizes["groups"]
-        if isinstance(module, _ConvTransposeNd):
+        if isinstance(module, TransposedConvolution):
             first, second = second, first
         weight, out = (first, second // groups, *module.kernel_size), sizes["out_channels"]
     elif isinstance(module, nn.Linear):

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from yolo_slim.pruning.graph.axes import leaves
 from yolo_slim.pruning.graph.graph import ChannelGraph, Pass
 from yolo_slim.pruning.modules.restored import restored
+from yolo_slim.pruning.modules.torch_private import tree_map_only
 from yolo_slim.pruning.surgery.apply import apply_plan
 from yolo_slim.pruning.surgery.plan import PruningPlan
 from yolo_slim.pruning.surgery.silence import silence

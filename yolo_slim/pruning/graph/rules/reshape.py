@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from yolo_slim.pruning.graph.axes import Axis, Call, Unsupported
+from yolo_slim.pruning.graph.axes import Axes, Axis, Call, Unsupported
+from yolo_slim.pruning.graph.ledger import Ledger
 from yolo_slim.pruning.graph.tagged_int import DimSource, TaggedInt, untag
 
-if TYPE_CHECKING:
-    from yolo_slim.pruning.graph.tracer import Tracer
 
-Axes = list[Axis | None]
-
-
-def flatten(tracer: Tracer, call: Call) -> None:
+def flatten(ledger: Ledger, call: Call) -> None:
     """Merges neighbouring axes."""
     rank = call.input.dim()
     first, last = call.get(1, "start_dim", default=0) % rank, call.get(2, "end_dim", default=-1) % rank
-    _reshape(tracer, call, [-1] * (rank - (last - first)))
+    _reshape(ledger, call, [-1] * (rank - (last - first)))
 
 
-def view(tracer: Tracer, call: Call) -> None:
+def view(ledger: Ledger, call: Call) -> None:
     """Reads the same elements with another shape."""
     sizes = call.rest(1, "shape", "size")
     if not all(isinstance(size, int) for size in sizes):
         raise Unsupported("reads the elements as another type")
-    _reshape(tracer, call, sizes)
+    _reshape(ledger, call, sizes)
 
 
-def _reshape(tracer: Tracer, call: Call, sizes: list[Any]) -> None:
+def _reshape(ledger: Ledger, call: Call, sizes: list[Any]) -> None:
     """Matches runs of old axes with runs of new axes of the same number of elements.
 
     A run with one labelled axis keeps it where it is the only axis larger than 1, and repeats its labels where it is
@@ -39,7 +35,7 @@ def _reshape(tracer: Tracer, call: Call, sizes: list[Any]) -> None:
     ``view(b, heads, -1, h, w)``, the channels at the same place of every other new axis are coupled.
     """
     x, result = call.input, call.result
-    axes: Axes = tracer.axes(x)
+    axes: Axes = ledger.axes(x)
     out: Axes = [None] * result.dim()
     sized = set()
     for old, new in _runs(list(map(int, x.shape)), list(map(int, result.shape))):
@@ -53,7 +49,7 @@ def _reshape(tracer: Tracer, call: Call, sizes: list[Any]) -> None:
             target = _free(sizes, [int(result.shape[j]) for j in new], new, axes[labelled[0]])
         if len(labelled) > 1 or target is None:
             for i in labelled:
-                tracer.fix(axes[i], "is taken apart or merged with other channels by a reshape")
+                ledger.fix(axes[i], "is taken apart or merged with other channels by a reshape")
             continue
         axis = axes[labelled[0]]
         assert axis is not None
@@ -64,14 +60,14 @@ def _reshape(tracer: Tracer, call: Call, sizes: list[Any]) -> None:
         rows = rows.reshape(-1, result.shape[target])
         parts = [axis] if len(merged) == len(axis.labels) and len(rows) == 1 else [axis.take(row) for row in rows]
         for part in parts[1:]:
-            tracer.unite(parts[0], part)
+            ledger.unite(parts[0], part)
         out[target] = parts[0].with_zero(np.minimum.reduce([part.zero for part in parts]))
         sized.add(target)
         size = sizes[target]
         if untag(size) != -1 and (whole or size.exact):
-            tracer.size_axis(size, out[target])
-    tracer.use_all([size for j, size in enumerate(sizes) if j not in sized])
-    tracer.label(result, out)
+            ledger.size_axis(size, out[target])
+    ledger.use_all([size for j, size in enumerate(sizes) if j not in sized])
+    ledger.label(result, out)
 
 
 def _free(sizes: list[Any], shape: list[int], new: list[int], axis: Axis | None) -> int | None:

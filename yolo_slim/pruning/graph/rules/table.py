@@ -1,24 +1,21 @@
-"""The table of operations the tracer can follow; an operation that is missing here fixes what it touches."""
+"""The table of operations the ledger can follow; an operation that is missing here fixes what it touches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from yolo_slim.pruning.graph.axes import Call, words
+from yolo_slim.pruning.graph.ledger import Ledger
 from yolo_slim.pruning.graph.rules.arithmetic import ARITHMETIC
 from yolo_slim.pruning.graph.rules.axes import AXES
 from yolo_slim.pruning.graph.rules.layers import LAYERS
 from yolo_slim.pruning.graph.rules.regions import NEW_TENSORS, REGIONS
 from yolo_slim.pruning.graph.rules.shape import SHAPES
+from yolo_slim.pruning.modules.torch_private import is_overload
 
-if TYPE_CHECKING:
-    from yolo_slim.pruning.graph.tracer import Tracer
-
-Rule = Callable[["Tracer", Call], None]
+Rule = Callable[[Ledger, Call], None]
 
 RULES: dict[str, Rule] = {**LAYERS, **ARITHMETIC, **AXES, **SHAPES, **REGIONS}
 
@@ -41,7 +38,7 @@ NEUTRAL = frozenset(
 @cache
 def operation_name(func: Callable[..., Any]) -> str:
     """One name for the spellings of an operation: ``add``, ``add_``, ``__add__``, ``__iadd__``, ``__radd__``."""
-    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or not hasattr(func, "__name__"):
+    if is_overload(func) or not hasattr(func, "__name__"):
         return str(func)  # other argument orders than the functions of the same name
     name: str = func.__name__
     if name == "__get__":

@@ -1,0 +1,81 @@
+"""The way in: running a model under the tracer, and the graph that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.pruning.graph.axes import leaves
+from yolo_slim.pruning.graph.build import build_graph
+from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.graph.ledger import Ledger, Place
+from yolo_slim.pruning.graph.passes import Pass, default_passes
+from yolo_slim.pruning.graph.tagged_int import AttributeSource, TaggedInt
+from yolo_slim.pruning.graph.tracer import HiddenOperations, Tracer
+from yolo_slim.pruning.modules.restored import Snapshot, usual_algorithms
+
+
+def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass] | None = None) -> ChannelGraph:
+    """Finds the groups of coupled channels by running the model on a small input.
+
+    Every operation of a pass carries one label per channel along. An operation without a rule fixes the channels that
+    touch it. The model comes back exactly as it was.
+
+    Args:
+        model: the model.
+        example_inputs: a tensor, or a tuple of positional arguments; small is enough, as only shapes matter. Used by
+            the default passes: a forward in eval mode, and one in train mode with the BatchNorm layers in eval mode.
+        passes: callables that run the model in their own way and return the tensors that count as outputs, in any
+            nest. They must reach the model through their argument only. The channels of what they return are fixed.
+
+    Raises:
+        ValueError: if neither inputs nor passes are given, or a pass returns no tensor.
+    """
+    passes = tuple(default_passes(example_inputs) if passes is None else passes)
+    if not passes:
+        raise ValueError("trace needs at least one pass; got an empty list")
+    named = list(model.named_modules(remove_duplicate=False))
+    names = {module: name for name, module in reversed(named)}
+    tracer = Tracer(names)
+    ledger = tracer.ledger
+    before, tagged = Snapshot(model), _tagged_attributes(names, ledger)
+    for run in passes:
+        ledger.start_pass()
+        try:
+            for attributes, name, value in tagged:
+                attributes[name] = value.copy() if isinstance(value, list) else value
+            unchanged = torch.random.fork_rng(devices=[])
+            with usual_algorithms(), unchanged, torch.no_grad(), HiddenOperations(ledger, names), tracer:
+                outputs = run(model)
+        finally:
+            before.restore()
+        found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
+        if not found:
+            raise ValueError(f"pass {run!r} returned {type(outputs).__name__} without tensors; return the outputs")
+        ledger.fix_tensors(found, "is an output of the model", Place("", "output"))
+    return build_graph(named, ledger, passes)
+
+
+def _tagged_attributes(names: Mapping[nn.Module, str], ledger: Ledger) -> list[tuple[dict[str, Any], str, Any]]:
+    """The integers that modules of the user's keep, tagged; stock layers read theirs from their weights.
+
+    Returns:
+        A module's ``vars``, the name of an attribute in it, and the value to put there for a pass; a list is to be
+        copied, so that a pass may change it.
+    """
+    found: list[tuple[dict[str, Any], str, Any]] = []
+    for module, name in names.items():
+        if type(module).__module__.startswith("torch.nn"):
+            continue
+        for key, value in vars(module).items():
+            if key.startswith("_"):
+                continue
+            if type(value) is int:
+                found.append((vars(module), key, TaggedInt(value, (AttributeSource(name, key, None),), ledger.use)))
+            elif type(value) in (list, tuple) and value and all(type(item) is int for item in value):
+                tags = (TaggedInt(v, (AttributeSource(name, key, i),), ledger.use) for i, v in enumerate(value))
+                found.append((vars(module), key, type(value)(tags)))
+    return found

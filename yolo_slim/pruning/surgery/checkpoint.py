@@ -1,0 +1,63 @@
+"""How a Lightning checkpoint carries the sizes of a pruned network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+from torch import nn
+
+from yolo_slim.pruning.surgery.structure import Structure, apply_structure
+
+#: Where a Lightning checkpoint carries the structure.
+STRUCTURE_KEY = "yolo_slim_structure"
+
+
+def store_structure(module: Any, structure: Structure) -> None:
+    """Has the checkpoints of a LightningModule carry the structure, under a key of its own.
+
+    A module that keeps it in its own way offers a method ``keep_structure(structure)``.
+
+    Raises:
+        ValueError: if the module has no ``on_save_checkpoint``.
+    """
+    own = getattr(module, "keep_structure", None)
+    if own is not None:
+        own(structure)
+        return
+    if not hasattr(module, "on_save_checkpoint"):
+        raise ValueError(f"{type(module).__name__} has no on_save_checkpoint; pass a LightningModule")
+    module.slim_structure = structure
+    module.on_save_checkpoint = MethodType(_save_with_structure, module)
+
+
+def _save_with_structure(module: Any, checkpoint: dict[str, Any]) -> None:
+    """What the module's own hook does, and the structure beside it: not among the arguments of its ``__init__``."""
+    type(module).on_save_checkpoint(module, checkpoint)  # what stands in its place here belongs to the instance
+    checkpoint[STRUCTURE_KEY] = module.slim_structure
+
+
+def restore_structure(module: Any, checkpoint: Mapping[str, Any], target: nn.Module | None = None) -> None:
+    """Gives a module the structure of a checkpoint, if it carries one; for ``LightningModule.on_load_checkpoint``.
+
+    Args:
+        module: the LightningModule; keeps the structure for its own checkpoints.
+        checkpoint: a Lightning checkpoint.
+        target: the module that the structure's names are relative to; default: ``module``.
+
+    Raises:
+        ValueError: if the structure does not fit.
+    """
+    structure = checkpoint.get(STRUCTURE_KEY) or _among_hparams(checkpoint)
+    if structure:
+        apply_structure(module if target is None else target, structure)
+        store_structure(module, structure)
+
+
+def _among_hparams(checkpoint: Mapping[str, Any]) -> Structure | None:
+    """Where earlier versions kept it."""
+    found = (checkpoint.get("hyper_parameters") or {}).get("structure")
+    if isinstance(found, Mapping) and all(isinstance(sizes, Mapping) for sizes in found.values()):
+        return dict(found)
+    return None
