@@ -20,10 +20,10 @@ from yolo_slim.pruning import (
     apply_structure,
     make_plan,
     select,
+    silence,
     structure_of,
 )
 from yolo_slim.pruning.graph.axes import leaves
-from yolo_slim.pruning.surgery.silence import silence
 
 TOLERANCE = 1e-10  # relative, float64
 

@@ -8,13 +8,8 @@ from __future__ import annotations
 import copy
 
 from benchmarks.scores import arguments, quiet, validated
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.network.build import trace_network
-from yolo_slim.detection.training.calibration import training_batches
-from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.pruning import Selection, apply_plan, gamma_importance, make_plan, select
-from yolo_slim.pruning.repair.compensate import compensate
-from yolo_slim.pruning.repair.recalibrate import recalibrate
+from yolo_slim.detection import YOLODataModule, YOLODetector, trace_network, training_batches
+from yolo_slim.pruning import Selection, apply_plan, compensate, gamma_importance, make_plan, recalibrate, select
 
 BATCHES = 8
 #: variant -> (compensate with these options or not at all, recalibrate)

@@ -18,12 +18,9 @@ import onnxruntime
 import torch
 
 from yolo_slim.commands.export import Exported, export_all, measure
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.export.formats import ExportOptions
-from yolo_slim.detection.export.runtime import ExportedDetector
-from yolo_slim.detection.files.checkpoints import read_weights
+from yolo_slim.detection import ExportedDetector, ExportOptions, YOLODataModule, read_weights
 from yolo_slim.pruning import latency
-from yolo_slim.reporting.tables import exports_markdown
+from yolo_slim.reporting import exports_markdown
 
 
 def main() -> None:

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.scores import arguments, quiet, validated
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.training.calibration import observe_gradients, training_batches
-from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.detection import YOLODataModule, YOLODetector, observe_gradients, training_batches
 from yolo_slim.pruning import Importance, Selection, importance_scores, profile, prune
 
 BATCHES = 16

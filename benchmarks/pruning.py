@@ -26,9 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_slim.detection.network.build import TRACE_SIZE, head_of, raw_outputs, trace_network
-from yolo_slim.pruning import ChannelGraph, Selection, apply_plan, gamma_importance, make_plan, select, trace
-from yolo_slim.pruning.pipeline import verify
+from yolo_slim.detection import TRACE_SIZE, head_of, raw_outputs, trace_network
+from yolo_slim.pruning import ChannelGraph, Selection, apply_plan, gamma_importance, make_plan, select, trace, verify
 
 try:
     import torch_pruning

@@ -8,8 +8,7 @@ import warnings
 
 from lightning.pytorch import Trainer
 
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.detection import YOLODataModule, YOLODetector
 
 
 def arguments(text: str | None, weights: str) -> argparse.ArgumentParser:

@@ -17,10 +17,8 @@ import torch
 from lightning.pytorch import seed_everything
 
 from benchmarks.scores import arguments, validated
-from yolo_slim.callbacks.slim_checkpoint import save_slim
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.training.calibration import observe_gradients, training_batches
-from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.callbacks import save_slim
+from yolo_slim.detection import YOLODataModule, YOLODetector, observe_gradients, training_batches
 from yolo_slim.pruning import Importance, Selection, importance_scores, profile, prune, store_structure
 
 BATCHES = 16

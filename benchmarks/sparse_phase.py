@@ -24,11 +24,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from benchmarks.scores import quiet, validated
 from benchmarks.sparse_phase_plot import draw, tables
-from yolo_slim.callbacks import GammaMonitor, GammaSparsity, WeightEMA
-from yolo_slim.callbacks.slim_checkpoint import prune_module
-from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
-from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.detection.training.hyperparameters import Hyperparameters
+from yolo_slim.callbacks import GammaMonitor, GammaSparsity, WeightEMA, prune_module
+from yolo_slim.detection import Augmentation, Hyperparameters, YOLODataModule, YOLODetector
 from yolo_slim.pruning import Selection, profile
 
 ROOT = Path("runs/sparse_phase")

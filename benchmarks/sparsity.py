@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.scores import quiet
 from yolo_slim.callbacks import GammaSparsity
-from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.detection.training.hyperparameters import Hyperparameters
+from yolo_slim.detection import Hyperparameters, YOLODetector
 
 EPOCHS = 2
 

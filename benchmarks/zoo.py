@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
 
-from yolo_slim.pruning import Pass
-from yolo_slim.pruning.graph.passes import train_but_statistics
+from yolo_slim.pruning import Pass, train_but_statistics
 
 Passes = Callable[[nn.Module, int, torch.dtype], list[Pass]]
 

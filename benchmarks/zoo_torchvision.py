@@ -13,9 +13,8 @@ from torchvision.models import detection, segmentation
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from benchmarks.zoo import Model
-from yolo_slim.pruning import Pass
+from yolo_slim.pruning import Pass, default_passes
 from yolo_slim.pruning.graph.axes import leaves
-from yolo_slim.pruning.graph.passes import default_passes
 
 BARE: dict[str, Any] = {"weights": None, "weights_backbone": None}
 

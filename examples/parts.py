@@ -30,9 +30,9 @@ def arguments(description: str, epochs: tuple[int, int, int], size: int, batch: 
     add("--workers", type=int, default=0, help="processes that read images")
     given = parser.parse_args()
     if given.data is None:
-        from yolo_slim.detection.data.shapes import generate  # OpenCV and NumPy, no Ultralytics
+        from yolo_slim.detection import generate_shapes  # OpenCV and NumPy, no Ultralytics
 
-        given.data = generate("datasets/shapes")
+        given.data = generate_shapes("datasets/shapes")
     return given
 
 

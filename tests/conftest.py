@@ -25,9 +25,9 @@ collect_ignore_glob = ["helpers/*"]  # no tests in there; looking for doctests w
 @pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a shapes set of 12 and 6 images at 64 px. Tests read it; one that changes it copies it first."""
-    from yolo_slim.detection.data.shapes import generate
+    from yolo_slim.detection.data.shapes import generate_shapes
 
-    return generate(tmp_path_factory.mktemp("data") / "shapes", train=12, val=6, imgsz=64).parent
+    return generate_shapes(tmp_path_factory.mktemp("data") / "shapes", train=12, val=6, imgsz=64).parent
 
 
 @pytest.fixture

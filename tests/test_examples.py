@@ -92,7 +92,7 @@ def test_the_blocker_blocks(tmp_path):
 
 def test_drawn_shapes_need_no_ultralytics(tmp_path):
     """What the examples fall back on where no data is given."""
-    code = "from yolo_slim.detection.data.shapes import generate; print(generate('set', train=1, val=1, imgsz=32))"
+    code = "from yolo_slim.detection import generate_shapes; print(generate_shapes('set', train=1, val=1, imgsz=32))"
     environment = blocked(tmp_path / "site")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "set/data.yaml\n", done.stderr

@@ -19,7 +19,7 @@ from tests.helpers.export_nets import in_single_precision
 from tests.helpers.stock.compare import our_boxes, our_scores, same_boxes, ultralytics_scores, use_elsewhere
 from tests.helpers.stock.nets import all_images, by_heart_data, narrow_yaml
 from yolo_slim.commands.entry import main
-from yolo_slim.detection.data.shapes import generate
+from yolo_slim.detection.data.shapes import generate_shapes
 from yolo_slim.detection.export.export import export_network
 from yolo_slim.detection.export.formats import ExportOptions
 from yolo_slim.detection.export.runtime import ExportedDetector
@@ -50,7 +50,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "runs" / "slim"
-        self.data = by_heart_data(generate(folder / "shapes", train=8, val=1, imgsz=IMGSZ))
+        self.data = by_heart_data(generate_shapes(folder / "shapes", train=8, val=1, imgsz=IMGSZ))
         data = {"data": str(self.data), "imgsz": IMGSZ, "batch": 8, "workers": 0, "augment": PLAIN_IMAGES}
         (folder / "narrow-yolov8n.yaml").write_text(yaml.safe_dump(narrow_yaml()))
         self.fit = {"data": data, "model": {"hyp": HYP}, "trainer": {"accelerator": "cpu"}}

@@ -47,7 +47,7 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     write_small(tmp_path)
     # The same set as a user's, but a small one.
-    monkeypatch.setattr(data.shapes, "generate", lambda root: shapes_of(root))
+    monkeypatch.setattr(data.shapes, "generate_shapes", lambda root: shapes_of(root))
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python train.py")]
     assert len(commands) == 13
     # Exports beside another model and in 8 bits have tests of their own.
@@ -65,11 +65,11 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     assert "finetuned" in (tmp_path / "runs" / "strong" / "results.md").read_text()
 
 
-generate = shapes.generate
+generate_shapes = shapes.generate_shapes
 
 
 def shapes_of(root):
-    return generate(root, train=12, val=6, imgsz=64)
+    return generate_shapes(root, train=12, val=6, imgsz=64)
 
 
 def test_make_targets_exist():

@@ -14,7 +14,7 @@ import torch
 
 from tests.helpers.stock.compare import our_boxes, our_scores, same_boxes, ultralytics_scores, use_elsewhere
 from tests.helpers.stock.nets import all_images, by_heart_data, halve, learn, new_detector
-from yolo_slim.detection.data.shapes import CLASSES, generate
+from yolo_slim.detection.data.shapes import CLASSES, generate_shapes
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.training.detector import YOLODetector
 
@@ -44,7 +44,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        data = generate(folder / "shapes", train=8, val=1, imgsz=IMGSZ)
+        data = generate_shapes(folder / "shapes", train=8, val=1, imgsz=IMGSZ)
         write_frames(data.parent / "images" / "train", folder)
         self.data = by_heart_data(data)
         self.batch = all_images(self.data)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from yolo_slim.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from yolo_slim.detection.training.detector import YOLODetector
+    from yolo_slim.detection import YOLODetector
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def load(path: str | Path, *, trust: bool = False) -> YOLODetector:
@@ -29,8 +31,7 @@ def load(path: str | Path, *, trust: bool = False) -> YOLODetector:
         ValueError: If it is damaged, holds no detector, or wants anything that detectors do not consist of.
     """
     # Here, so that the engine and the callbacks can be imported without Lightning and Ultralytics.
-    from yolo_slim.detection.files.opening import trusted
-    from yolo_slim.detection.training.detector import YOLODetector
+    from yolo_slim.detection import YOLODetector, trusted
 
     with trusted(trust):
         return YOLODetector(weights=str(path)).eval()

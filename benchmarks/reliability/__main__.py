@@ -23,7 +23,7 @@ from benchmarks.reliability.inputs import bad_inputs
 from benchmarks.reliability.interruptions import Try, kills, signals, straight_run, two_starts
 from benchmarks.reliability.running import keep
 from benchmarks.reliability.work import works
-from yolo_slim.detection.data.shapes import generate
+from yolo_slim.detection import generate_shapes
 
 SECTIONS = {
     "kills": "killed at a random moment, or while a file was being written; gone on with",
@@ -69,7 +69,7 @@ def main() -> int:
 def tries(only: list[str], count: int, seed: int, place: Path) -> Iterator[tuple[str, Try]]:
     """All tries of the sections that are asked for, in turn."""
     draw = random.Random(seed)
-    data = generate(place / "set", train=12, val=6, imgsz=64)
+    data = generate_shapes(place / "set", train=12, val=6, imgsz=64)
     began = time.monotonic()
     # A trained and a sparse checkpoint are what the other verbs begin with.
     fit, slim = works(data, place / "trained.ckpt", place / "sparse.ckpt")[:2]

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from benchmarks.reliability.running import Ended, equal, run
-from yolo_slim.detection.files.checkpoints import read_weights
+from yolo_slim.detection import read_weights
 
 _SMALL = [
     *("--data.imgsz=64", "--data.workers=0", "--data.batch=4", "--trainer.accelerator=cpu"),

@@ -12,7 +12,8 @@ from tests.helpers.export_nets import NAMES, lively, shapes_images
 from yolo_slim.commands import export as export_command
 from yolo_slim.commands.entry import main
 from yolo_slim.detection.export.runtime import ExportedDetector
-from yolo_slim.detection.files.checkpoints import load_network, read_weights, save_weights
+from yolo_slim.detection.files.checkpoints import save_weights
+from yolo_slim.detection.files.weights import load_network, read_weights
 from yolo_slim.detection.training.detector import YOLODetector
 
 TINY = ["--data.batch", "4"]

@@ -18,7 +18,7 @@ from tests.helpers.hostile.refused import refused
 from tests.helpers.places import ROOT
 from yolo_slim.commands.entry import VERBS, main
 from yolo_slim.detection.data.shapes import CLASSES
-from yolo_slim.detection.files.opening import is_trusted
+from yolo_slim.detection.trust import is_trusted
 
 
 class Gadget:

@@ -11,7 +11,7 @@ from tests.helpers.toy_nets import TOYS, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.surgery.test_apply import difference, random_drop, silenced, with_one_wrong_channel
 from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
-from yolo_slim.pruning.pipeline import TOLERANCE, check, check_compensation, verify
+from yolo_slim.pruning.pipeline import TOLERANCE, check_prune, resolve_compensation, verify
 from yolo_slim.pruning.surgery.silence import silence
 
 SELECTIONS = [Selection(0.5), Selection(0.9), Selection(0.99, min_channels=1), Selection(0.4, shortcuts="spare")]
@@ -127,7 +127,7 @@ def test_verify_sees_one_wrong_channel_in_single_precision(layer):
     graph = trace(model, passes=yolo_passes(dtype=torch.float32))
     dropped = random_drop(graph, 0.3, 0)
     plan = make_plan(graph, dropped)
-    assert verify(model, graph, dropped, plan) < 1e-5
+    assert verify(copy.deepcopy(model), graph, dropped, plan) < 1e-5
     assert verify(model, graph, dropped, with_one_wrong_channel(plan, layer)) > TOLERANCE
 
 
@@ -157,24 +157,24 @@ def test_exact_compensation_is_refused_where_dead_channels_must_not_stay(other):
 
 
 def test_auto_is_exact_where_dead_channels_may_stay():
-    assert check_compensation("auto", Selection(0.5)) == "exact"
-    assert check_compensation("auto", Selection(0.5, round_to=8)) == "fold"
-    assert check_compensation("auto", Selection(max_flops=1e9)) == "fold"
-    assert check_compensation("none", Selection(0.5)) == "none"
+    assert resolve_compensation("auto", Selection(0.5)) == "exact"
+    assert resolve_compensation("auto", Selection(0.5, round_to=8)) == "fold"
+    assert resolve_compensation("auto", Selection(max_flops=1e9)) == "fold"
+    assert resolve_compensation("none", Selection(0.5)) == "none"
 
 
 def test_check_finds_what_prune_would_refuse():
     model = yolo()
     graph, images = trace(model, passes=yolo_passes()), torch.rand(1, 3, 64, 64).double()
-    check(model, graph, Selection(max_flops=5e7, max_latency_ms=1), images)
+    check_prune(model, graph, Selection(max_flops=5e7, max_latency_ms=1), images)
     for selection, message in (
         (Selection(ratios={"nothing": 0.1}), "'nothing' matches no layer"),
         (Selection(max_params=1e3), "max_params"),
     ):
         with pytest.raises(ValueError, match=message):
-            check(model, graph, selection, images)
+            check_prune(model, graph, selection, images)
     with pytest.raises(ValueError, match="needs example_inputs to time"):
-        check(model, graph, Selection(max_latency_ms=1))
+        check_prune(model, graph, Selection(max_latency_ms=1))
 
 
 def test_a_latency_budget_is_met_by_what_was_measured(monkeypatch):

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import HalfPrecision
 from tests.helpers.hostile.pickles import write_small, write_tiny
 from tests.helpers.hostile.refused import refused
 from yolo_slim.commands.entry import main
-from yolo_slim.detection.data.batches import collate, in_precision
+from yolo_slim.detection.data.images import collate_labelled, in_precision
 from yolo_slim.detection.data.shapes import CLASSES
 
 TRUE = ("16-true", "bf16-true", "64-true")
@@ -76,7 +76,7 @@ def test_true_half_precision_does_not_round_labels(precision):
         | {"batch_idx": torch.zeros(3)}
         for _ in range(260)
     ]
-    batch = HalfPrecision(precision).convert_input(collate(samples))
+    batch = HalfPrecision(precision).convert_input(collate_labelled(samples))
     batch = in_precision(batch, torch.bfloat16)
     assert torch.equal(batch["bboxes"], boxes.repeat(260, 1))
     assert set(batch["cls"].flatten().tolist()) == {301.0}

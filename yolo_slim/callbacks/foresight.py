@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from torch import nn
 
-from yolo_slim.callbacks.framework import LightningModule
-from yolo_slim.pruning import ChannelGraph
+from yolo_slim.callbacks.target import Target
 
 _NOT_REACHED = "is not reached by any pass"
 
 
-def foreseen_troubles(pl_module: LightningModule, target: nn.Module, graph: ChannelGraph) -> list[str]:
+def foreseen_troubles(target: Target) -> list[str]:
     """Finds copies of the network that keep their size, parts that are never run, and checkpoints that will not load.
 
     Args:
-        pl_module: The module that is trained.
-        target: The part of it that is pruned.
-        graph: The channel graph of that part.
+        target: What is pruned, and the module that is trained.
 
     Returns:
         A sentence for each, without its full stop.
     """
     found = []
-    prefix = next(name for name, module in pl_module.named_modules() if module is target)
+    pl_module, graph = target.pl_module, target.graph
+    prefix = next(name for name, module in pl_module.named_modules() if module is target.model)
     reached = {_join(prefix, name) for name in graph.gammas} - {
         _join(prefix, fixed.module) for fixed in graph.reasons if fixed.reason == _NOT_REACHED
     }

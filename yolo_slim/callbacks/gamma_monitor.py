@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from yolo_slim.callbacks.framework import Callback, LightningModule, Trainer, rank_zero_warn
-from yolo_slim.callbacks.target import find_target
-from yolo_slim.pruning.sparsity.penalty import SMALL_GAMMA, gamma_magnitudes, small_share
+from yolo_slim.callbacks.target import Target
+from yolo_slim.pruning import SMALL_GAMMA, gamma_magnitudes, small_share
 
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 CUT_OFFS = {"small": SMALL_GAMMA, "tiny": 1e-4}
@@ -30,7 +30,7 @@ class GammaMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the gammas as they are in training."""
-        gammas = gamma_magnitudes(find_target(pl_module, self.target))
+        gammas = gamma_magnitudes(Target(pl_module, self.target).model)
         if not gammas.numel():
             return
         levels = torch.quantile(gammas, gammas.new_tensor(list(QUANTILES.values()))).tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -13,11 +12,11 @@ import torch
 import yaml
 from torch import nn
 
-from yolo_slim.callbacks.framework import LightningModule, Trainer, lightning_version
-from yolo_slim.callbacks.target import example_inputs, find_target, trace_target
+from yolo_slim.callbacks.framework import LightningModule, Trainer, hparams_name, lightning_version
+from yolo_slim.callbacks.target import Target
 from yolo_slim.files import write_whole
 from yolo_slim.pruning import (
-    ChannelGraph,
+    Compensation,
     Importance,
     PruningReport,
     Selection,
@@ -25,61 +24,51 @@ from yolo_slim.pruning import (
     apply_plan,
     importance_scores,
     prune,
+    save_whole,
     store_structure,
+    weights_checkpoint,
 )
 
 
 def prune_module(
     pl_module: LightningModule,
     selection: Selection,
-    target: str | None = None,
+    *,
     importance: Importance | None = None,
     taylor: Taylor | None = None,
-    compensation: str = "none",
-    graph: ChannelGraph | None = None,
+    compensation: Compensation = "none",
+    target: Target | None = None,
 ) -> PruningReport:
-    """Prunes the target of a LightningModule in place and keeps the new structure in its hyper-parameters.
+    """Prunes a LightningModule in place, and has its checkpoints carry the new structure.
 
     Args:
         pl_module: The module; gets smaller.
         selection: Which channels go.
-        target: Path of the submodule; by default ``pl_module.pruning_target`` or the whole module.
         importance: How channels are scored; by default by |gamma|.
         taylor: Has observed gradients of the target, for ``Importance("taylor")``.
         compensation: "none", "fold", "exact" or "auto", see :func:`yolo_slim.pruning.prune`.
-        graph: The channel graph of the target where it is known; by default it is traced.
+        target: The part of it that is pruned; by default ``pl_module.pruning_target`` or the whole module.
 
     Returns:
         What was asked and what was done.
 
     Raises:
+        MisconfigurationException: If the module cannot be traced, or has no input to count operations for.
         ValueError: If a pattern matches nothing, or a budget cannot be reached.
         RuntimeError: If the pruned module does not compute what it should; it is untouched then.
     """
-    model = find_target(pl_module, target)
-    graph = trace_target(pl_module, target) if graph is None else graph
+    target = target or Target(pl_module)
+    model, graph, example = target.model, target.graph, target.example_for(selection)
     scores = importance_scores(model, graph, importance or Importance(), taylor)
-    given = example_inputs(pl_module) if needs_example(selection) else None
-    report = prune(model, graph, selection, scores, example_inputs=given, compensation=compensation)
+    report = prune(model, graph, selection, scores, example_inputs=example, compensation=compensation)
     store_structure(pl_module, report.structure)
     return report
 
 
-def needs_example(selection: Selection) -> bool:
-    """Whether a selection depends on the size of the inputs that the model will be used with."""
-    return bool(selection.budgets) or selection.per != "channel"
-
-
-def weights_checkpoint(pl_module: LightningModule) -> dict[str, Any]:
+def module_checkpoint(pl_module: LightningModule) -> dict[str, Any]:
     """A Lightning checkpoint of the weights alone: plain tensors and primitives, loads with ``weights_only=True``."""
-    checkpoint: dict[str, Any] = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning_version,
-        "state_dict": {name: value.detach().cpu() for name, value in pl_module.state_dict().items()},
-        "hyper_parameters": dict(pl_module.hparams),
-    }
-    if name := getattr(pl_module, "_hparams_name", None):  # of the argument that a module takes them by
+    checkpoint = weights_checkpoint(pl_module.state_dict(), dict(pl_module.hparams), lightning_version)
+    if name := hparams_name(pl_module):
         checkpoint["hparams_name"] = name
     pl_module.on_save_checkpoint(checkpoint)
     return checkpoint
@@ -97,16 +86,8 @@ def save_slim(pl_module: LightningModule, report: PruningReport, folder: str | P
     folder.mkdir(parents=True, exist_ok=True)
     report.plan.save(folder / "plan.yaml")
     write_whole(folder / "pruning.yaml", yaml.safe_dump(report.to_dict(), sort_keys=False))
-    return save_weights(pl_module, folder / "slim.ckpt")
-
-
-def save_weights(pl_module: LightningModule, path: Path) -> Path:
-    """Writes a checkpoint of the weights alone, which appears whole or not at all, and returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    torch.save(weights_checkpoint(pl_module), content)
-    write_whole(path, content.getvalue())
-    return path
+    save_whole(module_checkpoint(pl_module), folder / "slim.ckpt")
+    return folder / "slim.ckpt"
 
 
 @contextmanager
@@ -127,27 +108,25 @@ def in_float32(pl_module: LightningModule) -> Iterator[bool]:
                 tensor.data = tensor.data.to(given[name])
 
 
-def prune_alike(
-    trainer: Trainer, pl_module: LightningModule, target: str | None, prune: Callable[[], PruningReport]
-) -> PruningReport:
+def prune_alike(trainer: Trainer, target: Target, prune_it: Callable[[], PruningReport]) -> PruningReport:
     """Prunes on rank 0 and repeats its plan on the others: each would measure other milliseconds.
 
     Args:
         trainer: The Trainer of the fit.
-        pl_module: The module; gets smaller, and has the weights of rank 0 on every rank.
-        target: Path of the pruned submodule, see :func:`yolo_slim.callbacks.target.find_target`.
-        prune: Prunes the module and keeps its new structure; called on rank 0.
+        target: What is pruned; its module has the weights of rank 0 on every rank afterwards.
+        prune_it: Prunes the module and keeps its new structure; called on rank 0.
 
     Returns:
         The report of rank 0.
     """
+    pl_module = target.pl_module
     done: Any = None
     if trainer.is_global_zero:
-        report = prune()
+        report = prune_it()
         done = report, {name: value.detach().cpu() for name, value in pl_module.state_dict().items()}
     report, weights = trainer.strategy.broadcast(done)
     if not trainer.is_global_zero:
-        apply_plan(find_target(pl_module, target), report.plan)
+        apply_plan(target.model, report.plan)
         store_structure(pl_module, report.structure)
         pl_module.load_state_dict(weights)
     return report

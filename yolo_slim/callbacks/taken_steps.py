@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from yolo_slim.callbacks.framework import Trainer
-from yolo_slim.pruning.modules.torch_private import unscale_before_step
+from yolo_slim.pruning import unscale_before_step
 
 
 class TakenSteps:

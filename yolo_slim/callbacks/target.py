@@ -1,67 +1,123 @@
-"""Which part of a LightningModule is made sparse and pruned, its channel graph, and which channels go."""
+"""Which part of a LightningModule is made sparse and pruned, and which of its channels go."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._pytree import tree_map_only
+from torch import Tensor, nn
 
-from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer
-from yolo_slim.pruning import ChannelGraph, Pass, Selection, trace
-from yolo_slim.pruning.graph.passes import default_passes
-
-
-def find_target(pl_module: nn.Module, target: str | None) -> nn.Module:
-    """The submodule at the path ``target``; by default ``pl_module.pruning_target`` or the whole module.
-
-    Raises:
-        MisconfigurationException: If there is no such submodule.
-    """
-    path = getattr(pl_module, "pruning_target", "") if target is None else target
-    try:
-        return pl_module.get_submodule(path)
-    except AttributeError as error:
-        raise MisconfigurationException(
-            f"target={path!r} is not a submodule of {type(pl_module).__name__}; "
-            f"give one of {[name for name, _ in pl_module.named_children()]} or a path below"
-        ) from error
+from yolo_slim.callbacks.framework import (
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    apply_to_collection,
+    averaged_modules,
+)
+from yolo_slim.pruning import ChannelGraph, Pass, Selection, default_passes, trace
 
 
-def trace_target(pl_module: LightningModule, target: str | None) -> ChannelGraph:
-    """The channel graph of the target.
+class Target:
+    """The part of a LightningModule that callbacks work on, and what they need to know of it, found once.
 
     A module that knows better how its network is run offers a method ``trace_channels() -> ChannelGraph``. Every other
     is traced with its ``example_input_array``, in eval mode and in train mode. A detector whose ``forward`` ends in
     NMS, or needs labels in train mode, offers a method ``pruning_forward`` beside it: it takes what ``forward`` takes
     and returns the network's raw outputs.
 
+    Args:
+        pl_module: The module.
+        path: Path of the submodule; by default ``pl_module.pruning_target`` or the whole module.
+
+    Attributes:
+        pl_module: The module.
+        model: The submodule.
+
     Raises:
-        MisconfigurationException: If the module has neither, or cannot be run with its ``example_input_array``.
+        MisconfigurationException: If there is no such submodule.
     """
-    own: Callable[[], ChannelGraph] | None = getattr(pl_module, "trace_channels", None)  # type: ignore[assignment]
-    if target is None and own is not None:
-        return own()
-    example = example_inputs(pl_module)
-    if example is None:
-        raise MisconfigurationException(
-            f"{type(pl_module).__name__} has no example_input_array to trace its channels with; "
-            "set self.example_input_array = torch.rand(1, 3, height, width) in its __init__"
-        )
-    model, passes = find_target(pl_module, target), default_passes(example)
-    if hasattr(model, "pruning_forward"):
-        passes = [_raw(run) for run in passes]
-    try:
-        return trace(model, passes=passes)
-    except Exception as error:  # whatever the user's own forward raises
-        first_line = str(error).partition("\n")[0]
-        raise MisconfigurationException(
-            f"{type(model).__name__} could not be traced with its example_input_array in eval and in train mode "
-            f"({type(error).__name__}: {first_line}); a network that needs labels in train mode can offer a method "
-            "pruning_forward, which takes what forward takes and returns the raw outputs"
-        ) from error
+
+    def __init__(self, pl_module: LightningModule, path: str | None = None) -> None:
+        self.pl_module = pl_module
+        self._path = path
+        self.model = self._in(pl_module)
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """The channel graph of the model as it was at the first look.
+
+        Raises:
+            MisconfigurationException: If the module offers no way to trace it, or cannot be run with its
+                ``example_input_array``.
+        """
+        own: Callable[[], ChannelGraph] | None = getattr(self.pl_module, "trace_channels", None)  # type: ignore[assignment]
+        return own() if self._path is None and own is not None else self._trace()
+
+    @property
+    def example(self) -> Any:
+        """Inputs of the size that operations are counted for, on the module's device and of its type; None if unknown.
+
+        A module whose network takes other inputs than its own ``example_input_array`` offers ``pruning_example``.
+        """
+        module = self.pl_module
+        example = getattr(module, "pruning_example", None)
+        example = module.example_input_array if example is None else example
+        real = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+        def fitted(tensor: Tensor) -> Tensor:
+            return tensor.to(module.device, real if tensor.is_floating_point() else None)
+
+        return apply_to_collection(example, Tensor, fitted)
+
+    def example_for(self, selection: Selection) -> Any:
+        """The example where a selection depends on the size of inputs, else None.
+
+        Raises:
+            MisconfigurationException: If there is none.
+        """
+        if not selection.needs_example:
+            return None
+        if self.example is None:
+            raise MisconfigurationException(
+                f"{selection} needs an input to count operations for; set self.example_input_array of "
+                f"{type(self.pl_module).__name__} to one of the size that it will be used with"
+            )
+        return self.example
+
+    def copies(self, trainer: Trainer) -> list[nn.Module]:
+        """The model, and its averages where averaging callbacks keep some."""
+        return [self.model, *map(self._in, averaged_modules(trainer))]
+
+    def _in(self, module: nn.Module) -> nn.Module:
+        path = getattr(self.pl_module, "pruning_target", "") if self._path is None else self._path
+        try:
+            return module.get_submodule(path)
+        except AttributeError as error:
+            raise MisconfigurationException(
+                f"target={path!r} is not a submodule of {type(self.pl_module).__name__}; "
+                f"give one of {[name for name, _ in self.pl_module.named_children()]} or a path below"
+            ) from error
+
+    def _trace(self) -> ChannelGraph:
+        if self.example is None:
+            raise MisconfigurationException(
+                f"{type(self.pl_module).__name__} has no example_input_array to trace its channels with; "
+                "set self.example_input_array = torch.rand(1, 3, height, width) in its __init__"
+            )
+        passes = default_passes(self.example)
+        if hasattr(self.model, "pruning_forward"):
+            passes = [_raw(run) for run in passes]
+        try:
+            return trace(self.model, passes=passes)
+        except Exception as error:  # whatever the user's own forward raises
+            first_line = str(error).partition("\n")[0]
+            raise MisconfigurationException(
+                f"{type(self.model).__name__} could not be traced with its example_input_array in eval and in train "
+                f"mode ({type(error).__name__}: {first_line}); a network that needs labels in train mode can offer a "
+                "method pruning_forward, which takes what forward takes and returns the raw outputs"
+            ) from error
 
 
 def _raw(run: Pass) -> Pass:
@@ -74,42 +130,28 @@ def _raw(run: Pass) -> Pass:
     return run_raw
 
 
-def example_inputs(pl_module: LightningModule) -> Any:
-    """Inputs of the size that operations are counted for, on the module's device and of its type; None without any.
-
-    A module whose network takes other inputs than its own ``example_input_array`` offers ``pruning_example``.
-    """
-    example = getattr(pl_module, "pruning_example", None)
-    example = pl_module.example_input_array if example is None else example
-    real = next((p.dtype for p in pl_module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-
-    def fitted(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(pl_module.device, real if tensor.is_floating_point() else None)
-
-    return tree_map_only(torch.Tensor, fitted, example)
-
-
-def copies_of_target(trainer: Trainer, pl_module: LightningModule, target: str | None) -> list[nn.Module]:
-    """The target, and its average where an averaging callback keeps one."""
-    copies = [find_target(pl_module, target)]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        average = getattr(callback, "_average_model", None)
-        if average is not None:
-            copies.append(find_target(average.module, target))
-    return copies
-
-
 def make_selection(
-    selection: Selection | None, ratio: float, min_channels: int, shortcuts: str, ignore: Sequence[str]
+    selection: Selection | None,
+    ratio: float | None,
+    min_channels: int | None,
+    shortcuts: str | None,
+    ignore: Sequence[str] | None,
 ) -> Selection:
     """The selection of a callback: given as a whole, or by the arguments that most users need.
 
     Raises:
-        MisconfigurationException: If a value is out of range.
+        MisconfigurationException: If a value is out of range, or both are given.
     """
+    alone = {"ratio": ratio, "min_channels": min_channels, "shortcuts": shortcuts, "ignore": ignore}
+    given = {name: value for name, value in alone.items() if value is not None}
     if selection is not None:
+        if given:
+            raise MisconfigurationException(
+                f"{', '.join(f'{name}={value!r}' for name, value in given.items())} beside selection={selection!r}: "
+                "give one of them; a selection says all of it"
+            )
         return selection
     try:
-        return Selection(ratio, min_channels=min_channels, shortcuts=shortcuts, ignore=tuple(ignore))
+        return Selection(**given)  # type: ignore[arg-type]
     except ValueError as error:
         raise MisconfigurationException(str(error)) from error

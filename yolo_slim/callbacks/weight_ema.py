@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer, WeightAveraging
+from yolo_slim.callbacks.framework import (
+    Callback,
+    LightningModule,
+    MisconfigurationException,
+    Trainer,
+    rank_zero_warn,
+)
 from yolo_slim.callbacks.taken_steps import TakenSteps
 
 
-class WeightEMA(WeightAveraging):
+class WeightEMA(Callback):
     """Keeps an exponential moving average of parameters and buffers; validation and checkpoints use the average.
 
     After ``n`` optimizer steps the average keeps ``decay * (1 - exp(-n / tau))`` of itself, so that early averages
-    follow the weights closely. Unlike its base class, the average is made when the fit starts, after a checkpoint has
-    been loaded, a pruned structure rebuilt and the ranks made equal, and it is dropped when the fit ends: the callback
-    can be used for several fits, with surgery between them, and a later ``validate`` sees the weights that it is given.
+    follow the weights closely. Unlike Lightning's ``WeightAveraging``, it makes the average when the fit starts, after
+    a checkpoint has been loaded, a pruned structure rebuilt and the ranks made equal, and drops it when the fit ends:
+    the callback can be used for several fits, with surgery between them, and a later ``validate`` sees the weights that
+    it is given. Checkpoints are laid out as Lightning's: ``state_dict`` is the average, ``current_model_state`` the
+    weights in training.
 
     Statistics of BatchNorm differ between the ranks of a distributed fit; those of rank 0, which writes the
     checkpoints, are everybody's when the average is validated and when it becomes the module's weights.
@@ -37,77 +46,81 @@ class WeightEMA(WeightAveraging):
             raise MisconfigurationException(f"decay={decay} is out of range; expected 0 <= decay < 1")
         if not tau > 0:
             raise MisconfigurationException(f"tau={tau} is out of range; expected a number of steps above 0")
-        super().__init__(use_buffers=True, multi_avg_fn=self._average)
         self.decay = decay
         self.tau = tau
+        self._average: AveragedModel | None = None
         self._swapped = False
         self._steps: TakenSteps | None = None
 
     @property
     def average_model(self) -> torch.nn.Module | None:
         """The averaged copy of the LightningModule; None outside a fit and while the module holds it."""
-        return None if self._average_model is None or self._swapped else self._average_model.module
+        return None if self._average is None or self._swapped else self._average.module
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets the average of an earlier fit."""
-        self._average_model = None
+        self._average = None
         self._swapped = False
-        if stage == "fit":
-            self._latest_update_step = 0
-            self._latest_update_epoch = -1
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes up the average of a checkpoint when a fit is resumed."""
-        if trainer.state.fn == "fit":
-            self._start(pl_module)
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if trainer.state.fn != "fit":
+            return
+        average = self._start(pl_module)
+        if "current_model_state" in checkpoint:
+            averaged = {f"module.{name}": value for name, value in checkpoint["state_dict"].items()}
+            average.load_state_dict(averaged | checkpoint["averaging_state"])
+            pl_module.load_state_dict(checkpoint["current_model_state"])
+        else:
+            rank_zero_warn("WeightEMA: the checkpoint holds no average; it starts from the weights of the checkpoint.")
+            average.module.load_state_dict(checkpoint["state_dict"], strict=False)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the average from the weights as they are now, equal on all ranks."""
-        if self._average_model is None:
+        if self._average is None:
             self._start(pl_module)
         else:
-            self._average_model.to(pl_module.device)
+            self._average.to(pl_module.device)
         self._steps = TakenSteps(trainer)
 
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Says yes after an optimizer step, but not after one that a gradient scaler has skipped."""
-        return step_idx is not None and self._steps is not None and self._steps.passed()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from the steps that a Trainer has taken in earlier fits."""
-        self._latest_update_step = trainer.global_step
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the module the average; the weights in training are kept for checkpoints that are still to come."""
-        self._share_buffers()
-        self._swap_models(pl_module)
-        self._swapped = True
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Puts the average into ``state_dict`` and the weights in training beside it."""
-        if self._average_model is None:
-            return
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self._swapped:
-            trained = checkpoint["state_dict"]
-            checkpoint["state_dict"], checkpoint["current_model_state"] = checkpoint["current_model_state"], trained
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Drops the average."""
-        self._average_model = None
-        self._stop()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Averages after an optimizer step, but not after one that a gradient scaler has skipped."""
+        if self._average is not None and self._steps is not None and self._steps.passed():
+            self._average.update_parameters(pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the average in."""
-        self._share_buffers()
-        super().on_validation_epoch_start(trainer, pl_module)
-        self._swapped = self._average_model is not None
+        if self._average is not None:
+            self._share_buffers(self._average)
+            self._swap(self._average, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the weights in training back in."""
-        super().on_validation_epoch_end(trainer, pl_module)
-        self._swapped = False
+        if self._average is not None:
+            self._swap(self._average, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives the module the average; the weights in training are kept for checkpoints that are still to come."""
+        if self._average is not None:
+            self._share_buffers(self._average)
+            self._swap(self._average, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Puts the average into ``state_dict`` and the weights in training beside it."""
+        if self._average is None:
+            return
+        kept = self._average.state_dict()
+        other = {name.removeprefix("module."): v for name, v in kept.items() if name.startswith("module.")}
+        average, trained = (checkpoint["state_dict"], other) if self._swapped else (other, checkpoint["state_dict"])
+        checkpoint["state_dict"], checkpoint["current_model_state"] = average, trained
+        checkpoint["averaging_state"] = {name: v for name, v in kept.items() if not name.startswith("module.")}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Drops the average."""
+        self._average = None
+        self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives the module its own weights back when a validation is interrupted."""
@@ -120,29 +133,41 @@ class WeightEMA(WeightAveraging):
             self._steps.stop()
             self._steps = None
 
-    def _start(self, pl_module: LightningModule) -> None:
+    def _start(self, pl_module: LightningModule) -> AveragedModel:
         # An average of 16 bits would stand still: a step moves it by less than its last digit.
         half = any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters())
-        how: dict[str, Any] = {"avg_fn": self._average_one} if half else self._kwargs
-        self._average_model = AveragedModel(pl_module, device=pl_module.device, use_buffers=self._use_buffers, **how)
+        how: dict[str, Any] = {"avg_fn": self._average_one} if half else {"multi_avg_fn": self._average_many}
+        average = AveragedModel(pl_module, device=pl_module.device, use_buffers=True, **how)
         # At zero the first update would copy the weights instead of averaging them.
-        self._average_model.n_averaged.fill_(1)
+        average.n_averaged.fill_(1)
         if half:
-            self._average_model.module.float()
+            average.module.float()
+        self._average = average
+        return average
 
-    def _share_buffers(self) -> None:
-        if self._average_model is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-            for buffer in self._average_model.module.buffers():
+    def _swap(self, average: AveragedModel, pl_module: LightningModule) -> None:
+        averaged = chain(average.module.parameters(), average.module.buffers())
+        for mine, theirs in zip(averaged, chain(pl_module.parameters(), pl_module.buffers()), strict=True):
+            kept = mine.data.clone()
+            mine.data.copy_(theirs.data)
+            theirs.data.copy_(kept)
+        self._swapped = not self._swapped
+
+    @staticmethod
+    def _share_buffers(average: AveragedModel) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in average.module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def _decay(self, updates: Tensor | int) -> float:
         return self.decay * (1 - math.exp(-float(updates) / self.tau))
 
-    def _average(self, averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
+    def _average_many(self, averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, currents, 1 - self._decay(updates))
+            get_ema_multi_avg_fn(self._decay(updates))(averages, currents, updates)
         else:
-            torch._foreach_copy_(averages, currents)
+            for average, current in zip(averages, currents, strict=True):
+                average.copy_(current)
 
     def _average_one(self, average: Tensor, current: Tensor, updates: Tensor | int) -> Tensor:
         """The same for one tensor whose average has more digits."""

@@ -106,7 +106,7 @@ def _command(verb: str) -> Callable[[list[str]], None]:
 def _trusting(trust: bool) -> AbstractContextManager[None]:
     if not trust:
         return nullcontext()
-    from yolo_slim.detection.files.opening import trusted
+    from yolo_slim.detection import trusted
 
     return trusted()
 

@@ -15,16 +15,23 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from yolo_slim.commands.keys import add_measuring_data, verb_parser
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.export.export import export_network
-from yolo_slim.detection.export.formats import OURS, ExportOptions, check_formats, split_formats
-from yolo_slim.detection.export.runtime import ExportedDetector, scores
-from yolo_slim.detection.files.checkpoints import expect_given, read_weights
-from yolo_slim.detection.files.stock import save_ultralytics
-from yolo_slim.detection.network.classes import match_classes
+from yolo_slim.detection import (
+    OWN_FORMATS,
+    ExportedDetector,
+    ExportOptions,
+    YOLODataModule,
+    check_formats,
+    expect_given,
+    export_network,
+    file_scores,
+    match_classes,
+    read_weights,
+    save_ultralytics,
+    split_formats,
+)
 from yolo_slim.files import write_whole
 from yolo_slim.pruning import latency
-from yolo_slim.reporting.tables import ExportRow, exports_markdown, exports_table
+from yolo_slim.reporting import ExportRow, exports_markdown, exports_table
 from yolo_slim.wording import say
 from yolo_slim.workflow.run_folder import discard_untrained, new_run_folder
 
@@ -49,7 +56,7 @@ def parser() -> ArgumentParser:
         action="extend",
         required=True,
         help="One or more of onnx, torchscript, openvino, engine (TensorRT), ncnn, coreml, ... by the names of "
-        f"Ultralytics' exporter, {OURS[0]} (a .pt for stock Ultralytics), {OURS[1]} (a checkpoint with weights alone).",
+        f"Ultralytics' exporter, {OWN_FORMATS[0]} (a .pt for stock Ultralytics), {OWN_FORMATS[1]} (a checkpoint with weights alone).",
     )
     found.add_class_arguments(ExportOptions)
     add_measuring_data(found)
@@ -149,7 +156,7 @@ def measure(
     found = {e.file: _opened(e, options) for e in exported}
     runs = {file: detector for file, detector in found.items() if detector is not None}
     times = latencies(runs, options)
-    judged = {file: scores(detector, data) if data is not None else {} for file, detector in runs.items()}
+    judged = {file: file_scores(detector, data) if data is not None else {} for file, detector in runs.items()}
     order = list(dict.fromkeys(e.format for e in exported))
     return [
         ExportRow(

@@ -14,12 +14,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_slim import callbacks
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.files.checkpoints import check_resumable, expect_given, load_network
-from yolo_slim.detection.files.image_size import choose_imgsz
-from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.detection.training.divergence import DivergedError
-from yolo_slim.detection.training.prediction_writer import PredictionWriter
+from yolo_slim.detection import (
+    DivergedError,
+    PredictionWriter,
+    YOLODataModule,
+    YOLODetector,
+    check_resumable,
+    choose_imgsz,
+    expect_given,
+    load_network,
+)
 from yolo_slim.wording import say
 from yolo_slim.workflow import fit_parts, launch
 from yolo_slim.workflow.checkpoint_io import keep_whole

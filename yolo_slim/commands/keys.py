@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection import YOLODataModule
 
 
 def verb_parser(verb: str, description: str, name_help: str = "Name of the run folder.") -> ArgumentParser:

@@ -9,18 +9,23 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from yolo_slim.callbacks.slim_checkpoint import prune_module, save_slim
+from yolo_slim.callbacks import prune_module, save_slim
 from yolo_slim.commands.keys import add_measuring_data, verb_parser
 from yolo_slim.commands.next_step import finetune
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.files.checkpoints import expect_given, load_network
-from yolo_slim.detection.files.image_size import choose_imgsz
-from yolo_slim.detection.network.classes import match_classes
-from yolo_slim.detection.training.calibration import observe_gradients, relabelled, training_batches
-from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.detection import (
+    YOLODataModule,
+    YOLODetector,
+    choose_imgsz,
+    expect_given,
+    load_network,
+    match_classes,
+    observe_gradients,
+    relabelled,
+    training_batches,
+)
 from yolo_slim.pruning import Importance, PruningReport, Selection, recalibrate
 from yolo_slim.pruning.pipeline import COMPENSATIONS
-from yolo_slim.reporting.tables import layers_table
+from yolo_slim.reporting import layers_table
 from yolo_slim.wording import say
 from yolo_slim.workflow.measuring import size_of
 from yolo_slim.workflow.run_folder import discard_untrained, new_run_folder

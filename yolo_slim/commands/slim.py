@@ -15,10 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from yolo_slim.callbacks import GammaSparsity
 from yolo_slim.commands.keys import verb_parser
 from yolo_slim.commands.prune import add_prune_arguments
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.files.checkpoints import expect_given
-from yolo_slim.detection.files.image_size import choose_imgsz
-from yolo_slim.detection.training.hyperparameters import Hyperparameters
+from yolo_slim.detection import Hyperparameters, YOLODataModule, choose_imgsz, expect_given
 from yolo_slim.files import write_whole
 from yolo_slim.wording import brief
 from yolo_slim.workflow import launch

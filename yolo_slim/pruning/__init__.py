@@ -1,47 +1,66 @@
 """Channel pruning of any PyTorch model: trace, score, select, plan, surgery. Needs torch, numpy and yaml only."""
 
-from yolo_slim.pruning.graph.graph import Attribute, ChannelGraph, Fixed, PrunableLayer
-from yolo_slim.pruning.graph.passes import Pass
+from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.graph.passes import Pass, default_passes, train_but_statistics
 from yolo_slim.pruning.graph.tracing import trace
 from yolo_slim.pruning.measure.latency import latency, onnx_latency
-from yolo_slim.pruning.measure.profile import LayerProfile, Profile, profile
-from yolo_slim.pruning.pipeline import LayerChange, PruningReport, prune
-from yolo_slim.pruning.repair.compensate import Compensated, compensate
+from yolo_slim.pruning.measure.profile import profile
+from yolo_slim.pruning.modules.layers import counts_of_weight
+from yolo_slim.pruning.modules.restored import restored
+from yolo_slim.pruning.modules.torch_private import unscale_before_step
+from yolo_slim.pruning.pipeline import Compensation, PruningReport, check_prune, prune, resolve_compensation
+from yolo_slim.pruning.repair.compensate import compensate
 from yolo_slim.pruning.repair.recalibrate import recalibrate
 from yolo_slim.pruning.scores.importance import Importance, gamma_importance, importance_scores
 from yolo_slim.pruning.scores.taylor import Taylor
-from yolo_slim.pruning.scores.values import reduce_to_groups
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
 from yolo_slim.pruning.selection.selection import Selected, Selection
+from yolo_slim.pruning.sparsity.growing import Growing
+from yolo_slim.pruning.sparsity.penalty import (
+    SMALL_GAMMA,
+    PenalisedGammas,
+    Proximal,
+    Subgradient,
+    gamma_magnitudes,
+    small_share,
+    strength_at,
+)
+from yolo_slim.pruning.sparsity.resting import Resting, without
 from yolo_slim.pruning.surgery.apply import apply_plan
-from yolo_slim.pruning.surgery.checkpoint import restore_structure, store_structure
+from yolo_slim.pruning.surgery.checkpoint import restore_structure, save_whole, store_structure, weights_checkpoint
 from yolo_slim.pruning.surgery.plan import PruningPlan, compose, make_plan
+from yolo_slim.pruning.surgery.silence import silence
 from yolo_slim.pruning.surgery.structure import Structure, apply_structure, structure_of
+from yolo_slim.pruning.surgery.verify import verify
 
 __all__ = [
-    "Attribute",
     "ChannelGraph",
-    "Compensated",
+    "Compensation",
     "CostModel",
-    "Fixed",
+    "Growing",
     "Importance",
-    "LayerChange",
-    "LayerProfile",
     "Pass",
-    "Profile",
-    "PrunableLayer",
+    "PenalisedGammas",
+    "Proximal",
     "PruningPlan",
     "PruningReport",
+    "Resting",
+    "SMALL_GAMMA",
     "Selected",
     "Selection",
     "Structure",
+    "Subgradient",
     "Taylor",
     "apply_plan",
     "apply_structure",
+    "check_prune",
     "compensate",
     "compose",
+    "counts_of_weight",
+    "default_passes",
     "gamma_importance",
+    "gamma_magnitudes",
     "importance_scores",
     "latency",
     "make_plan",
@@ -49,10 +68,20 @@ __all__ = [
     "profile",
     "prune",
     "recalibrate",
-    "reduce_to_groups",
+    "resolve_compensation",
     "restore_structure",
+    "restored",
+    "save_whole",
     "select",
+    "silence",
+    "small_share",
     "store_structure",
+    "strength_at",
     "structure_of",
     "trace",
+    "train_but_statistics",
+    "unscale_before_step",
+    "verify",
+    "weights_checkpoint",
+    "without",
 ]

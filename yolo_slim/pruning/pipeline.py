@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ from yolo_slim.pruning.surgery.plan import PruningPlan, make_plan
 from yolo_slim.pruning.surgery.structure import Structure, structure_of
 from yolo_slim.pruning.surgery.verify import TOLERANCE, difference, verify
 
-COMPENSATIONS = ("auto", "none", "fold", "exact")
+#: What becomes of the constants that dropped channels with a gamma near zero pass on.
+Compensation = Literal["auto", "none", "fold", "exact"]
 
 
 @dataclass(frozen=True)
@@ -118,46 +119,35 @@ def prune(
     """
     expect_selection(selection)
     expect_fit(model, graph)
-    for name, parameter in model.named_parameters():
-        if parameter.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
-    compensation = check_compensation(compensation, selection)
-    if example_inputs is None and (selection.budgets or selection.per != "channel"):
+    _expect_precision(model)
+    compensation = resolve_compensation(compensation, selection)
+    if example_inputs is None and selection.needs_example:
         raise ValueError(f"{selection} counts what channels cost: pass example_inputs of the size that will be used")
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = gamma_importance(model, graph) if scores is None else scores
     selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
-    dropped, compensated, dense = selected.dropped, None, model
+    slim = copy.deepcopy(model)
+    compensated = None
     if compensation != "none":
-        dense = copy.deepcopy(model)
-        compensated = compensate(dense, graph, dropped, exact=compensation == "exact")
-        dropped = compensated.dropped
+        compensated = compensate(slim, graph, selected.dropped, exact=compensation == "exact")
+    dropped = selected.dropped if compensated is None else compensated.dropped
     plan = make_plan(graph, dropped)
-    error = verify(model, graph, dropped, plan)
+    error = verify(slim, graph, dropped, plan)
     if compensated is not None and compensation == "exact" and not compensated.uncompensated:
-        reference, slim = copy.deepcopy(model), copy.deepcopy(dense)
-        leave_constants(reference, graph, selected.dropped)
-        apply_plan(slim, plan)
-        error = max(error, difference(slim, reference, graph.passes[0]))
+        error = max(error, _compensation_error(slim, model, graph, selected.dropped))
     if not error < TOLERANCE:
         raise RuntimeError(
             f"the pruned model differs from the dense one without the dropped channels by {error:.1e} (allowed:"
             f" {TOLERANCE:.0e}); the model is untouched. Ignore the layers in doubt, or report the model as a bug"
         )
-    layers = [
-        LayerChange(name, len(groups), int((~dropped[groups]).sum()))
-        for name, groups in graph.layers.items()
-        if name in graph.gammas or not graph.fixed[groups].all()
-    ]
-    before = sum(parameter.numel() for parameter in model.parameters())
-    attributes = sorted({f"{a.module}:{a.name}" for a in graph.attributes})
-    if dense is not model:
-        model.load_state_dict(dense.state_dict())
+    before = _parameters(model)
     apply_plan(model, plan)
+    if compensated is not None:
+        model.load_state_dict(slim.state_dict())
     return PruningReport(
         plan=plan,
-        structure=structure_of(model, attributes),
-        layers=layers,
+        structure=structure_of(model, sorted({f"{a.module}:{a.name}" for a in graph.attributes})),
+        layers=_layer_changes(graph, dropped),
         request=selected.request,
         asked=selected.asked,
         reached=selected.reached,
@@ -168,7 +158,7 @@ def prune(
         error=error,
         compensation=compensated,
         parameters_before=before,
-        parameters_after=sum(parameter.numel() for parameter in model.parameters()),
+        parameters_after=_parameters(model),
         flops_before=None if cost is None else cost.flops(torch.zeros_like(dropped)),
         flops_after=None if cost is None else cost.flops(dropped),
         latency_ms=selected.latency_ms,
@@ -176,7 +166,32 @@ def prune(
     )
 
 
-def check(
+def _expect_precision(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"{name} is {parameter.dtype}; prune in float32: call model.float() before tracing")
+
+
+def _compensation_error(slim: nn.Module, model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> float:
+    """How far a compensated model is from the dense one in which the dropped channels are constants."""
+    constant = copy.deepcopy(model)
+    leave_constants(constant, graph, dropped)
+    return difference(slim, constant, graph.passes[0])
+
+
+def _layer_changes(graph: ChannelGraph, dropped: Tensor) -> list[LayerChange]:
+    return [
+        LayerChange(name, len(groups), int((~dropped[groups]).sum()))
+        for name, groups in graph.layers.items()
+        if name in graph.gammas or not graph.fixed[groups].all()
+    ]
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_prune(
     model: nn.Module,
     graph: ChannelGraph,
     selection: Selection,
@@ -202,7 +217,7 @@ def check(
     expect_fit(model, graph)
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = torch.arange(graph.num_groups, dtype=torch.float64)
-    compensation = check_compensation(compensation, selection)
+    compensation = resolve_compensation(compensation, selection)
     dropped = select(graph, scores, replace(selection, max_latency_ms=None), cost).dropped
     if compensation != "none":
         compensate(copy.deepcopy(model), graph, dropped, exact=compensation == "exact")
@@ -210,14 +225,14 @@ def check(
         raise ValueError(f"{selection} needs example_inputs to time a forward with")
 
 
-def check_compensation(compensation: str, selection: Selection) -> str:
+def resolve_compensation(compensation: str, selection: Selection) -> str:
     """Refuses an unknown compensation, and one that does not go with the selection; says what "auto" is.
 
     Raises:
         ValueError: if it is unknown, or "exact" with a budget or ``round_to``.
     """
-    if compensation not in COMPENSATIONS:
-        raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(COMPENSATIONS)}")
+    if compensation not in get_args(Compensation):
+        raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(get_args(Compensation))}")
     forbidden = bool(selection.budgets) or selection.round_to > 1
     if compensation == "exact" and forbidden:
         raise ValueError(

@@ -1,1 +1,28 @@
 """What a run is worth, as tables, plots and a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from yolo_slim.lazy import face
+
+if TYPE_CHECKING:
+    from yolo_slim.reporting.html import write_report as write_report
+    from yolo_slim.reporting.plots import gamma_histograms as gamma_histograms
+    from yolo_slim.reporting.plots import training_curves as training_curves
+    from yolo_slim.reporting.tables import ExportRow as ExportRow
+    from yolo_slim.reporting.tables import StateRow as StateRow
+    from yolo_slim.reporting.tables import exports_markdown as exports_markdown
+    from yolo_slim.reporting.tables import exports_table as exports_table
+    from yolo_slim.reporting.tables import layers_table as layers_table
+    from yolo_slim.reporting.tables import states_markdown as states_markdown
+    from yolo_slim.reporting.tables import states_table as states_table
+
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "html": "write_report",
+        "plots": "gamma_histograms training_curves",
+        "tables": "ExportRow StateRow exports_markdown exports_table layers_table states_markdown states_table",
+    },
+)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from yolo_slim.files import whole
-from yolo_slim.pruning.sparsity.penalty import SMALL_GAMMA
+from yolo_slim.pruning import SMALL_GAMMA
 
 _SMALLEST = 1e-5  # left end of the logarithmic axis; zeros are drawn there
 _COLORS = {"baseline": "#4c72b0", "sparse": "#dd8452", "slim": "#55a868", "finetuned": "#c44e52"}

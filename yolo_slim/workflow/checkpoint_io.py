@@ -9,8 +9,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from yolo_slim.detection.files.checkpoints import save_whole
 from yolo_slim.files import inside
+from yolo_slim.pruning import save_whole
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

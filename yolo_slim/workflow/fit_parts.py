@@ -32,7 +32,7 @@ class GammaPlot(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws; an interrupted fit counts too."""
-        from yolo_slim.reporting.plots import gamma_histograms  # takes a second to import
+        from yolo_slim.reporting import gamma_histograms  # takes a second to import
 
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GammaSparsity) and len(callback.gammas_after) and trainer.is_global_zero:

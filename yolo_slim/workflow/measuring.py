@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolo_slim.detection.files.checkpoints import load_network
-from yolo_slim.pruning import latency, profile
-from yolo_slim.pruning.sparsity.penalty import gamma_magnitudes, small_share
+from yolo_slim.detection import load_network
+from yolo_slim.pruning import gamma_magnitudes, latency, profile, small_share
 
 
 def size_of(net: nn.Module, imgsz: int) -> dict[str, float]:

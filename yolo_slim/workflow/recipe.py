@@ -13,18 +13,13 @@ import yaml
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from yolo_slim.callbacks import WeightEMA
-from yolo_slim.callbacks.framework import check_strategy
+from yolo_slim.callbacks import WeightEMA, check_epochs, check_strategy
 from yolo_slim.callbacks.slim_checkpoint import needs_example
-from yolo_slim.callbacks.sparse_phase.checks import check_epochs
 from yolo_slim.commands.prune import prune_file
-from yolo_slim.detection.files.checkpoints import check_resumable, load_network
-from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.detection.training.divergence import DivergedError
-from yolo_slim.detection.training.metrics import SCORE_NAMES
+from yolo_slim.detection import SCORE_NAMES, DivergedError, YOLODetector, check_resumable, load_network
 from yolo_slim.files import write_whole
-from yolo_slim.pruning.pipeline import check
-from yolo_slim.reporting.tables import StateRow
+from yolo_slim.pruning import check_prune as check
+from yolo_slim.reporting import StateRow
 from yolo_slim.wording import printable, say
 from yolo_slim.workflow import fit_parts, launch
 from yolo_slim.workflow.checkpoint_io import keep_whole

@@ -12,14 +12,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from yolo_slim.detection.files.checkpoints import load_network
-from yolo_slim.detection.training.metrics import SCORE_NAMES
+from yolo_slim.detection import SCORE_NAMES, load_network
 from yolo_slim.documents import read_yaml
 from yolo_slim.files import whole, write_whole
-from yolo_slim.pruning.sparsity.penalty import gamma_magnitudes
-from yolo_slim.reporting.html import write_report
-from yolo_slim.reporting.plots import gamma_histograms, training_curves
-from yolo_slim.reporting.tables import StateRow, states_markdown, states_table
+from yolo_slim.pruning import gamma_magnitudes
+from yolo_slim.reporting import StateRow, gamma_histograms, states_markdown, states_table, training_curves, write_report
 from yolo_slim.wording import say
 
 METRICS = "metrics.csv"

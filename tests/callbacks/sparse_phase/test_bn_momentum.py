@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import GammaSparsity
-from yolo_slim.callbacks.sparse_phase.bn_momentum import StatisticsPace
+from yolo_slim.callbacks.sparse_phase.bn_momentum import BatchNormMomentum
 
 
 def deep_net(layers=20):
@@ -24,7 +24,7 @@ def norms_of(net):
 def scale_in_eval(paced):
     """Shrinks all gammas by a hundredth per step, and compares the output in eval mode with that in train mode."""
     net, images = deep_net(), torch.rand(16, 8, 8, 8)
-    pace = StatisticsPace(net)
+    pace = BatchNormMomentum(net)
     for epoch in range(6):
         if paced:
             pace.follow(25 if epoch else 0)
@@ -46,7 +46,7 @@ def test_without_it_the_evaluated_network_fades_away_and_with_it_it_does_not():
 def test_momentum_follows_the_pace_and_comes_back():
     net = deep_net(2)
     first, second = norms_of(net)
-    pace = StatisticsPace(net)
+    pace = BatchNormMomentum(net)
     assert pace.follow(0) == 0.0
     assert first.momentum == 0.03
     first.weight.data.sub_(0.1)  # 0.05 of all, in 50 steps
@@ -62,7 +62,7 @@ def test_momentum_follows_the_pace_and_comes_back():
 
 def test_statistics_that_are_no_running_average_are_left_alone():
     net = nn.Sequential(nn.BatchNorm2d(4, momentum=None), nn.BatchNorm2d(4, track_running_stats=False))
-    StatisticsPace(net).follow(0, expected=1.0)
+    BatchNormMomentum(net).follow(0, expected=1.0)
     assert [norm.momentum for norm in net] == [None, 0.1]
 
 

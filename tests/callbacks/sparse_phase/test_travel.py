@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import GammaSparsity
-from yolo_slim.callbacks.sparse_phase.travel import unit_reach
+from yolo_slim.callbacks.sparse_phase.travel import unit_travel
 
 
 class Scheduled(ToyClassifier):
@@ -52,7 +52,7 @@ class Foresee(Callback):
     def on_train_start(self, trainer, pl_module):
         gammas = {id(m.weight) for m in pl_module.modules() if isinstance(m, torch.nn.BatchNorm2d)}
         rates = [g["lr"] for g in trainer.optimizers[0].param_groups]
-        self.reach = unit_reach(trainer, pl_module, gammas, 0.1, self.proximal)
+        self.travel = unit_travel(trainer, pl_module, gammas, 0.1, self.proximal)
         assert [g["lr"] for g in trainer.optimizers[0].param_groups] == rates
 
 
@@ -64,7 +64,7 @@ def travel_and_forecast(tmp_path, module, penalty="subgradient", callbacks=(), *
     toy_trainer(tmp_path, callbacks=[foresee, sparsity, *callbacks], **settings).fit(module, toy_loader())
     moved = before - module.gammas()
     assert moved.min() > 0.5 * moved.max() > 0
-    return moved.max().item(), 0.01 * sum(foresee.reach.ways), foresee.reach
+    return moved.max().item(), 0.01 * sum(foresee.travel.distances), foresee.travel
 
 
 def sgd(**settings):
@@ -78,9 +78,9 @@ def sgd(**settings):
     ids=str,
 )
 def test_momentum(tmp_path, settings):
-    moved, foreseen, reach = travel_and_forecast(tmp_path, Scheduled(sgd(**settings)))
+    moved, foreseen, travel = travel_and_forecast(tmp_path, Scheduled(sgd(**settings)))
     assert moved == pytest.approx(foreseen, rel=1e-4)
-    assert reach.steps == [5, 5, 5, 5]
+    assert travel.steps == [5, 5, 5, 5]
 
 
 SCHEDULERS = {
@@ -120,31 +120,31 @@ def test_a_scheduler_that_waits_for_a_metric_counts_as_constant(tmp_path):
 
     module, foresee = Plateau(None), Foresee()
     toy_trainer(tmp_path, callbacks=[foresee]).fit(module, toy_loader(), toy_loader())
-    assert sum(foresee.reach.ways) == pytest.approx(0.05 * 5 * (1 + 0.55))
+    assert sum(foresee.travel.distances) == pytest.approx(0.05 * 5 * (1 + 0.55))
 
 
 @pytest.mark.filterwarnings("ignore:GammaSparsity")
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation(tmp_path, accumulate):
     module = Scheduled(sgd(), lambda o, m: StepLR(o, 2, 0.5), "step")
-    moved, foreseen, reach = travel_and_forecast(tmp_path, module, accumulate_grad_batches=accumulate)
+    moved, foreseen, travel = travel_and_forecast(tmp_path, module, accumulate_grad_batches=accumulate)
     assert moved == pytest.approx(foreseen, rel=1e-4)
-    assert reach.steps == [-(-5 // accumulate)] * 4
+    assert travel.steps == [-(-5 // accumulate)] * 4
 
 
 @pytest.mark.filterwarnings("ignore:GammaSparsity")
 def test_accumulation_that_changes(tmp_path):
     changing = GradientAccumulationScheduler({0: 1, 2: 5})
-    moved, foreseen, reach = travel_and_forecast(tmp_path, Scheduled(sgd()), callbacks=[changing])
+    moved, foreseen, travel = travel_and_forecast(tmp_path, Scheduled(sgd()), callbacks=[changing])
     assert moved == pytest.approx(foreseen, rel=1e-4)
-    assert reach.steps == [5, 5, 1, 1]
+    assert travel.steps == [5, 5, 1, 1]
 
 
 @pytest.mark.filterwarnings("ignore:GammaSparsity")
 def test_max_steps_end_the_fit(tmp_path):
-    moved, foreseen, reach = travel_and_forecast(tmp_path, Scheduled(sgd()), max_steps=7)
+    moved, foreseen, travel = travel_and_forecast(tmp_path, Scheduled(sgd()), max_steps=7)
     assert moved == pytest.approx(foreseen, rel=1e-4)
-    assert reach.steps == [5, 2, 0, 0]
+    assert travel.steps == [5, 2, 0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:GammaSparsity")
@@ -158,10 +158,10 @@ def test_proximal_is_not_scaled_by_the_optimizer(tmp_path, optimizer):
 @pytest.mark.filterwarnings("ignore:GammaSparsity")
 def test_adam_moves_by_the_rates_alone(tmp_path):
     module = Scheduled(lambda m: AdamW(m.parameters(), 0.001, weight_decay=0))
-    moved, _, reach = travel_and_forecast(tmp_path, module)
-    assert sum(reach.ways) == pytest.approx(0.001 * 20)
+    moved, _, travel = travel_and_forecast(tmp_path, module)
+    assert sum(travel.distances) == pytest.approx(0.001 * 20)
     # A hundred times what strength 0.01 would give; the larger gradients of the start are remembered.
-    assert 0.85 * sum(reach.ways) < moved < sum(reach.ways)
+    assert 0.85 * sum(travel.distances) < moved < sum(travel.distances)
 
 
 @pytest.mark.filterwarnings("ignore:GammaSparsity")
@@ -186,7 +186,7 @@ def test_manual_optimization_is_not_foreseen(tmp_path, capfd, caplog):
 
     foresee = Foresee()
     toy_trainer(tmp_path, callbacks=[foresee, GammaSparsity()]).fit(Manual(), toy_loader())
-    assert foresee.reach is None
+    assert foresee.travel is None
 
 
 @pytest.mark.filterwarnings("ignore:GammaSparsity")

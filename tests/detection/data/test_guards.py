@@ -11,7 +11,7 @@ import yaml
 from yolo_slim.detection.data import checks as data_checks
 from yolo_slim.detection.data import guards as data_guards
 from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.files.opening import trusted
+from yolo_slim.detection.trust import trusted
 
 
 class Gadget:

@@ -16,9 +16,9 @@ from tests.helpers.hostile.refused import refused
 from yolo_slim.commands.entry import main
 from yolo_slim.detection.data import checks as data_checks
 from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection.data.images import ImageFolder
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
-from yolo_slim.detection.training.prediction_writer import ImageFolder
 from yolo_slim.documents import parse_yaml, read_yaml
 
 

@@ -21,20 +21,20 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def test_same_seed_gives_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
-    first, again = (shapes.generate(tmp_path / name, train=3, val=2, imgsz=64, seed=5).parent for name in "ab")
-    other = shapes.generate(tmp_path / "c", train=3, val=2, imgsz=64, seed=6).parent
+    first, again = (shapes.generate_shapes(tmp_path / name, train=3, val=2, imgsz=64, seed=5).parent for name in "ab")
+    other = shapes.generate_shapes(tmp_path / "c", train=3, val=2, imgsz=64, seed=6).parent
     assert contents(first) == contents(again)
     assert contents(first)["images/train/00000.jpg"] != contents(other)["images/train/00000.jpg"]
 
 
 def test_more_images_keep_the_first_ones_and_splits_differ(tmp_path: Path) -> None:
-    few, many = (contents(shapes.generate(tmp_path / str(n), train=n, val=n, imgsz=64).parent) for n in (2, 4))
+    few, many = (contents(shapes.generate_shapes(tmp_path / str(n), train=n, val=n, imgsz=64).parent) for n in (2, 4))
     assert few["images/train/00001.jpg"] == many["images/train/00001.jpg"]
     assert len({many[f"images/{split}/0000{i}.jpg"] for split in ("train", "val") for i in range(4)}) == 8
 
 
 def test_layout_and_labels(tmp_path: Path) -> None:
-    file = shapes.generate(tmp_path / "set", train=60, val=1, imgsz=96)
+    file = shapes.generate_shapes(tmp_path / "set", train=60, val=1, imgsz=96)
     info = yaml.safe_load(file.read_text())
     assert (info["train"], info["val"]) == ("images/train", "images/val")
     assert list(info["names"].values()) == list(shapes.CLASSES)
@@ -71,9 +71,9 @@ def test_box_holds_the_visible_part_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_complete_set_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = shapes.generate(tmp_path / "set", train=2, val=1, imgsz=64)
+    file = shapes.generate_shapes(tmp_path / "set", train=2, val=1, imgsz=64)
     monkeypatch.setattr(shapes, "draw", lambda *_: pytest.fail("drawn again"))
-    assert shapes.generate(tmp_path / "set", train=2, val=1, imgsz=64) == file
+    assert shapes.generate_shapes(tmp_path / "set", train=2, val=1, imgsz=64) == file
 
 
 @pytest.mark.parametrize("damage", ["settings", "missing image", "foreign file"])
@@ -83,12 +83,12 @@ def test_anything_else_is_refused_and_kept(tmp_path: Path, damage: str) -> None:
         root.mkdir()
         (root / "thesis.txt").write_text("years of work")
     else:
-        shapes.generate(root, train=2, val=1, imgsz=64, seed=1 if damage == "settings" else 0)
+        shapes.generate_shapes(root, train=2, val=1, imgsz=64, seed=1 if damage == "settings" else 0)
     if damage == "missing image":
         (root / "images/train/00001.jpg").unlink()
     before = contents(root)
     with pytest.raises(ValueError, match="expected the complete shapes set .* delete this one") as error:
-        shapes.generate(root, train=2, val=1, imgsz=64)
+        shapes.generate_shapes(root, train=2, val=1, imgsz=64)
     assert "\n" not in str(error.value)
     assert contents(root) == before
 
@@ -96,7 +96,7 @@ def test_anything_else_is_refused_and_kept(tmp_path: Path, damage: str) -> None:
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "imwrite", lambda path, *_: "00002" not in path)
     with pytest.raises(OSError, match="00002.jpg could not be written"):
-        shapes.generate(tmp_path / "set", train=4, val=1, imgsz=64)
+        shapes.generate_shapes(tmp_path / "set", train=4, val=1, imgsz=64)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,7 +106,7 @@ def test_a_faster_process_is_no_error(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError("not empty")
 
     monkeypatch.setattr(os, "rename", overtaken)
-    file = shapes.generate(tmp_path / "set", train=2, val=1, imgsz=64)
+    file = shapes.generate_shapes(tmp_path / "set", train=2, val=1, imgsz=64)
     assert file.is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -114,7 +114,7 @@ def test_a_faster_process_is_no_error(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"val": 0}, {"imgsz": 16}, {"seed": -1}])
 def test_range_of_settings(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* out of range"):
-        shapes.generate(tmp_path / "set", **wrong)
+        shapes.generate_shapes(tmp_path / "set", **wrong)
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

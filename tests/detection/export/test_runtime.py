@@ -11,7 +11,7 @@ import torch
 from tests.helpers.export_nets import NAMES, lively, shapes_data, shapes_images
 from yolo_slim.detection.export.export import export_network
 from yolo_slim.detection.export.formats import ExportOptions
-from yolo_slim.detection.export.runtime import ExportedDetector, scores
+from yolo_slim.detection.export.runtime import ExportedDetector, file_scores
 from yolo_slim.detection.training.metrics import SCORE_NAMES
 from yolo_slim.pruning import latency
 
@@ -39,7 +39,7 @@ def test_scores_are_those_of_the_detector(detector, file, shapes_dir, monkeypatc
         for batch in data.val_dataloader():
             detector.validation_step(data.on_after_batch_transfer(batch, 0), 0)
     detector.on_validation_epoch_end()
-    found = scores(ExportedDetector(file), data)
+    found = file_scores(ExportedDetector(file), data)
     assert list(found) == list(SCORE_NAMES)
     assert found["map50"] > 0  # by chance, but not nothing
     for name in SCORE_NAMES:
@@ -50,9 +50,9 @@ def test_scores_leave_the_random_numbers_of_a_run_alone(file, shapes_dir):
     data = shapes_data(shapes_dir)
     data.setup("validate")
     L.seed_everything(3, verbose=False)
-    first = scores(ExportedDetector(file), data)
+    first = file_scores(ExportedDetector(file), data)
     L.seed_everything(4, verbose=False)
-    assert scores(ExportedDetector(file), data) == first
+    assert file_scores(ExportedDetector(file), data) == first
 
 
 def test_it_can_be_timed_and_has_names(file):
@@ -68,7 +68,7 @@ def test_suppression_in_the_file_is_scored_too(detector, shapes_dir, tmp_path):
     options = ExportOptions(imgsz=64, nms=True, conf=0.001)
     file = export_network(detector.net, "torchscript", options, tmp_path, "best")
     assert ExportedDetector(file)(torch.rand(2, 3, 64, 64)).shape == (2, 300, 6)
-    assert set(scores(ExportedDetector(file), data)) == set(SCORE_NAMES)
+    assert set(file_scores(ExportedDetector(file), data)) == set(SCORE_NAMES)
 
 
 def test_no_such_file(tmp_path):

@@ -24,8 +24,9 @@ from tests.helpers.hostile.pickles import (
     write_entries,
     write_tiny,
 )
-from yolo_slim.detection.files.archives import MAX_OBJECTS, Inert, names_wanted, plain
-from yolo_slim.detection.files.checkpoints import read_weights
+from yolo_slim.detection.files.scan import names_wanted
+from yolo_slim.detection.files.weights import read_weights
+from yolo_slim.detection.plain import MAX_OBJECTS, Inert, plain
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,9 @@ import torch
 from ultralytics.nn.tasks import SegmentationModel
 
 from yolo_slim.callbacks.slim_checkpoint import weights_checkpoint
-from yolo_slim.detection.files.checkpoints import check_resumable, load_network
+from yolo_slim.detection.files.checkpoints import check_resumable
 from yolo_slim.detection.files.stock import save_ultralytics
+from yolo_slim.detection.files.weights import load_network
 from yolo_slim.detection.training.detector import YOLODetector
 
 

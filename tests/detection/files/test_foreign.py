@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.nn.modules import C2f, C3k2
 
-from yolo_slim.detection.files.foreign import make_stock, stock_description
-from yolo_slim.detection.files.layer import Layer, Layers
+from yolo_slim.detection.files.foreign import Layer, Layers, make_stock, stock_description
 
 EPS = 1e-3
 #: How tools say the widths of the two parts: in two convolutions, in a list, or in two numbers.

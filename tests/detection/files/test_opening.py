@@ -26,9 +26,12 @@ from tests.helpers.hostile.pickles import (
     write_entries,
     write_tiny,
 )
-from yolo_slim.detection.files.archives import Inert
-from yolo_slim.detection.files.checkpoints import read_checkpoint, read_weights
-from yolo_slim.detection.files.opening import is_trusted, layer_class, read_inert, trusted
+from yolo_slim.detection.files.allowed import layer_class
+from yolo_slim.detection.files.checkpoints import read_checkpoint
+from yolo_slim.detection.files.opening import read_inert
+from yolo_slim.detection.files.weights import read_weights
+from yolo_slim.detection.plain import Inert
+from yolo_slim.detection.trust import is_trusted, trusted
 
 KINDS = pytest.mark.parametrize("kind", ["pt", "ckpt"])
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from tests.helpers.stock.old_files import FOLDER, example, names, write_old_file
-from yolo_slim.detection.files.checkpoints import load_network, read_weights, save_weights
-from yolo_slim.detection.files.opening import trusted
+from yolo_slim.detection.files.checkpoints import save_weights
+from yolo_slim.detection.files.weights import load_network, read_weights
 from yolo_slim.detection.network.build import head_of
 from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.detection.trust import trusted
 
 BLOOD = {0: "RBC", 1: "WBC", 2: "Platelets"}
 NUMBERED = {index: str(index) for index in range(5)}

@@ -16,9 +16,10 @@ from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel, Segmentat
 
 from tests.helpers.stock.nets import narrow_yaml, slim_with_statistics
 from tests.helpers.stock.old_files import example, write_old_file
-from yolo_slim.detection.files.checkpoints import load_network, read_weights, save_weights
+from yolo_slim.detection.files.checkpoints import save_weights
 from yolo_slim.detection.files.rebuild import rebuild
 from yolo_slim.detection.files.stock import save_ultralytics
+from yolo_slim.detection.files.weights import load_network, read_weights
 
 NAMES = {0: "car", 1: "bus"}
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers.hostile.gadgets import EVIL_YAML, MKDIR
 from tests.helpers.hostile.pickles import write_tiny
-from yolo_slim.detection.files.checkpoints import read_weights
+from yolo_slim.detection.files.weights import read_weights
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import load_checkpoint
 
 from tests.helpers.stock.nets import slim_with_statistics
-from yolo_slim.detection.files.checkpoints import load_network
 from yolo_slim.detection.files.stock import save_ultralytics
-from yolo_slim.detection.network.build import raw_outputs
+from yolo_slim.detection.files.weights import load_network
+from yolo_slim.detection.network.tracing import raw_outputs
 
 NAMES = {0: "car", 1: "bus"}
 FORMS = [(half, fused) for half in (False, True) for fused in (False, True)]

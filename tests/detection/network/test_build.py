@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolo_slim.detection.network.build import build_network, fit_classes, raw_outputs, trace_network
+from yolo_slim.detection.network.build import build_network, fit_classes
+from yolo_slim.detection.network.tracing import raw_outputs, trace_network
 from yolo_slim.pruning import Selection, prune, structure_of
 
 

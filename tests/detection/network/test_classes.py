@@ -14,7 +14,8 @@ from tests.helpers.hostile.pickles import TINY
 from tests.helpers.hostile.refused import refused
 from yolo_slim.commands.entry import main
 from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.files.checkpoints import read_weights, save_weights
+from yolo_slim.detection.files.checkpoints import save_weights
+from yolo_slim.detection.files.weights import read_weights
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.training.detector import YOLODetector
 

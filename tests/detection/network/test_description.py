@@ -12,7 +12,8 @@ import yaml
 from ultralytics.nn.modules import Conv
 
 from tests.helpers.hostile.pickles import TINY
-from yolo_slim.detection.files.checkpoints import read_weights, save_weights
+from yolo_slim.detection.files.checkpoints import save_weights
+from yolo_slim.detection.files.weights import read_weights
 from yolo_slim.detection.network.build import build_network
 from yolo_slim.detection.network.description import check_description
 

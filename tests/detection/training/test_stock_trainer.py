@@ -21,8 +21,8 @@ from tests.helpers.ddp.launch import run
 from tests.helpers.places import ROOT
 from tests.helpers.stock.nets import halve, new_detector
 from yolo_slim.detection.data.shapes import CLASSES
-from yolo_slim.detection.files.checkpoints import load_network
 from yolo_slim.detection.files.stock import save_ultralytics
+from yolo_slim.detection.files.weights import load_network
 from yolo_slim.detection.network.build import fit_classes
 from yolo_slim.detection.training.stock_trainer import SlimTrainer
 

@@ -177,7 +177,7 @@ def outcome(file: Path) -> str:
     """``refused`` or ``read``; anything else is a defect."""
     import torch
 
-    from yolo_slim.detection.files.checkpoints import read_weights
+    from yolo_slim.detection.files.weights import read_weights
 
     signal.alarm(30)
     try:
@@ -200,7 +200,7 @@ def outcome(file: Path) -> str:
 
 def run(folder: Path, kinds: list[str], first: int, count: int) -> Iterator[dict[str, Any]]:
     """Reads ``count`` changed files of each kind and ending."""
-    from yolo_slim.detection.files.checkpoints import read_weights
+    from yolo_slim.detection.files.weights import read_weights
 
     for ending in ("pt", "ckpt"):
         read_weights(folder / f"tiny.{ending}")  # what is imported late is so by now

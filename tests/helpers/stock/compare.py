@@ -16,8 +16,8 @@ from ultralytics.utils.metrics import ap_per_class
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import scale_boxes
 
+from yolo_slim.detection.data.images import ImageFolder
 from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.detection.training.prediction_writer import ImageFolder
 
 SCRIPT = Path(__file__).parent / "use.py"
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from yolo_slim.pruning import Selection, prune, select, trace
-from yolo_slim.pruning.pipeline import check
+from yolo_slim.pruning.pipeline import check_prune
 
 
 def net(channels: int = 12, layers: int = 2) -> nn.Sequential:
@@ -41,7 +41,7 @@ def pruned(model: nn.Module) -> nn.Module:
 def test_a_graph_of_another_model(other, said):
     graph = trace(net(), IMAGES)
     model = other()
-    for function in (prune, check):
+    for function in (prune, check_prune):
         with pytest.raises(ValueError, match=said) as stop:
             function(model, graph, Selection(0.5, min_channels=2))
         assert "\n" not in str(stop.value)
@@ -53,7 +53,7 @@ def test_a_selection_that_is_none(selection):
     graph = trace(model, IMAGES)
     for call in (
         lambda: prune(model, graph, selection),
-        lambda: check(model, graph, selection),
+        lambda: check_prune(model, graph, selection),
         lambda: select(graph, torch.zeros(graph.num_groups), selection),
     ):
         with pytest.raises(ValueError, match="expected a Selection, such as Selection"):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class StatisticsPace:
+class BatchNormMomentum:
     """Raises the momentum of BatchNorm's running statistics as far as the gammas' pace needs.
 
     Running statistics average over the last ``1 / momentum`` steps. Where gammas shrink by a share ``drift`` per step,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from torch import nn
 from torch.optim import LBFGS, Optimizer
@@ -11,23 +12,39 @@ from torch.optim import LBFGS, Optimizer
 from yolo_slim.callbacks.framework import MisconfigurationException, Trainer, check_strategy
 from yolo_slim.pruning import ChannelGraph, Selection
 
-PENALTIES = ("subgradient", "proximal", "growing")
+#: What makes channels dispensable; see :class:`yolo_slim.callbacks.GammaSparsity`.
+PenaltyKind = Literal["subgradient", "proximal", "growing"]
 
 
-def check_arguments(penalty: str, strength: float | str, beta_strength: float, final_fraction: float) -> None:
-    """Refuses arguments of the sparse phase that are out of range.
+@dataclass(frozen=True)
+class Penalty:
+    """What a sparse phase does to the gammas.
 
     Raises:
-        MisconfigurationException: With the argument, what was given and what is expected.
+        MisconfigurationException: If a value is out of range.
     """
-    if penalty not in PENALTIES:
-        raise MisconfigurationException(f"penalty={penalty!r} is unknown; expected one of {', '.join(PENALTIES)}")
-    if strength != "auto" and (isinstance(strength, str) or not strength > 0):
-        raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0 or 'auto'")
-    if not beta_strength >= 0:
-        raise MisconfigurationException(f"beta_strength={beta_strength} is out of range; expected 0 or more")
-    if not 0 <= final_fraction <= 1:
-        raise MisconfigurationException(f"final_fraction={final_fraction} is out of range; expected 0 to 1")
+
+    kind: PenaltyKind = "subgradient"
+    """``subgradient``, ``proximal`` or ``growing``."""
+    strength: float | Literal["auto"] = 1e-2
+    """Lambda of the L1 term, above 0, or ``auto``; not for ``growing``."""
+    beta_strength: float = 0.0
+    """The same for the betas, constant over the fit, at least 0; not for ``growing``."""
+    final_fraction: float = 0.1
+    """Share of the strength that is left at the end of the fit, in [0, 1]; not for ``growing``."""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if self.kind not in get_args(PenaltyKind):
+            expected = ", ".join(get_args(PenaltyKind))
+            raise MisconfigurationException(f"penalty={self.kind!r} is unknown; expected one of {expected}")
+        strength = self.strength
+        if strength != "auto" and (isinstance(strength, str) or not strength > 0):
+            raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0 or 'auto'")
+        if not self.beta_strength >= 0:
+            raise MisconfigurationException(f"beta_strength={self.beta_strength} is out of range; expected 0 or more")
+        if not 0 <= self.final_fraction <= 1:
+            raise MisconfigurationException(f"final_fraction={self.final_fraction} is out of range; expected 0 to 1")
 
 
 def check_trainer(trainer: Trainer, penalty: str) -> None:

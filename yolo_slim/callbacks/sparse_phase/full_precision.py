@@ -6,14 +6,7 @@ from typing import Any
 
 import torch
 
-from yolo_slim.callbacks.framework import LightningModule, Precision, Trainer, rank_zero_warn
-
-
-class _UnclippedPrecision(Precision):
-    """Full precision that also makes clipping in the module's own ``configure_gradient_clipping`` a no-op."""
-
-    def _clip_gradients(self, *args: Any, **kwargs: Any) -> None:
-        pass
+from yolo_slim.callbacks.framework import LightningModule, Precision, Trainer, UnclippedPrecision, rank_zero_warn
 
 
 class FullPrecision:
@@ -26,7 +19,7 @@ class FullPrecision:
         """Makes the fit run in 32 bits, and without clipping unless ``clipping``; weights of other types are cast."""
         plugin, clip = trainer.strategy.precision_plugin, trainer.gradient_clip_val
         self._given = (plugin, clip, trainer.gradient_clip_algorithm)
-        trainer.strategy.precision_plugin = Precision() if clipping else _UnclippedPrecision()
+        trainer.strategy.precision_plugin = Precision() if clipping else UnclippedPrecision()
         if plugin.precision != "32-true":
             rank_zero_warn(f"GammaSparsity: precision {plugin.precision} is 32-true during this fit.")
         if not clipping:

@@ -5,21 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from yolo_slim.callbacks.framework import LightningModule, Trainer, overflowed, rank_zero_warn
-from yolo_slim.callbacks.sparse_phase.l1 import Copies
-from yolo_slim.pruning import ChannelGraph, CostModel, Selection
-from yolo_slim.pruning.sparsity.growing import Growing
+from yolo_slim.callbacks.target import Target
+from yolo_slim.pruning import CostModel, Growing, Selection
 
 
 class GrowingPhase:
     """Reads the importance before each step, and shrinks the chosen channels after it.
 
     Args:
-        model: The target.
-        graph: Its channel graph.
+        target: The model.
         selection: What the prune will be asked for.
         cost: Counts parameters and operations, where the selection needs it.
 
@@ -30,8 +27,9 @@ class GrowingPhase:
     #: Key of its state.
     name = "growing"
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, selection: Selection, cost: CostModel | None) -> None:
-        self._growing = Growing(model, graph, selection, cost)
+    def __init__(self, target: Target, selection: Selection, cost: CostModel | None) -> None:
+        self._target = target
+        self._growing = Growing(target.model, target.graph, selection, cost)
         self._complete = False
         self.says = f"a growing set of channels fades to zero, towards {selection}"
 
@@ -62,19 +60,19 @@ class GrowingPhase:
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Waits for the end of the batch, when averaging callbacks have seen the step."""
 
-    def batch_end(self, trainer: Trainer, taken: bool, copies: Copies) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool) -> None:
         """After a step: shrinks the chosen channels, and at the end of the fit makes them zero."""
         if taken:
-            self._growing.shrink(*copies())
+            self._growing.shrink(*self._target.copies(trainer))
         if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
-            self._growing.finish(*copies())
+            self._growing.finish(*self._target.copies(trainer))
             self._complete = True
 
-    def end(self, trainer: Trainer, copies: Copies) -> None:
+    def end(self, trainer: Trainer) -> None:
         """Where the fit ends early: makes what has faded zero, and says how far that is from what was asked."""
         if self._complete:
             return
-        self._growing.stop(*copies())
+        self._growing.stop(*self._target.copies(trainer))
         selection = self._growing.selection
         layers = self._growing.graph.prunable_gammas(selection.shortcuts, selection.ignore)
         groups = torch.cat([layer.groups[layer.prunable] for layer in layers])

@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
 from yolo_slim.callbacks.framework import LightningModule, Trainer
-from yolo_slim.callbacks.sparse_phase.checks import check_owners
+from yolo_slim.callbacks.sparse_phase.checks import Penalty, check_owners
+from yolo_slim.callbacks.sparse_phase.preview import Preview
 from yolo_slim.callbacks.sparse_phase.strength import Strength
-from yolo_slim.pruning import ChannelGraph, Selection
-from yolo_slim.pruning.sparsity.penalty import Proximal, Subgradient
-
-#: All copies of the target that are to be changed alike.
-Copies = Callable[[], list[nn.Module]]
+from yolo_slim.callbacks.target import Target
+from yolo_slim.pruning import Proximal, Selection, Subgradient
 
 
 class L1Phase:
     """Adds the term to the gradients before each step, or shrinks the gammas after it.
 
     Args:
-        kind: ``subgradient`` or ``proximal``.
-        strength: A number above 0, or ``auto``.
-        beta_strength: The same for the betas.
-        final_fraction: Share of the strength that is left at the end.
-        model: The target.
-        graph: Its channel graph.
-        selection: What the prune will be asked for.
-        share: Gives the share of the gammas that it would take.
+        target: The model.
+        penalty: Of the kind ``subgradient`` or ``proximal``.
+        preview: What the prune will be asked for, and the share of the gammas that it would take.
     """
 
     #: Key of its state.
     name = "strength"
 
-    def __init__(
-        self,
-        kind: str,
-        strength: float | Literal["auto"],
-        beta_strength: float,
-        final_fraction: float,
-        model: nn.Module,
-        graph: ChannelGraph,
-        selection: Selection,
-        share: Callable[[], float],
-    ) -> None:
-        self._gammas = (Proximal if kind == "proximal" else Subgradient)(model, graph, selection)
-        self._strength = Strength(strength, final_fraction, self._gammas, share)
-        self._beta_strength = beta_strength
-        self.says = f"{kind} L1 of strength {strength}, falling to {final_fraction:.0%} of it"
+    def __init__(self, target: Target, penalty: Penalty, preview: Preview) -> None:
+        gammas = Proximal if penalty.kind == "proximal" else Subgradient
+        self._gammas = gammas(target.model, target.graph, preview.selection)
+        self._strength = Strength(penalty.strength, penalty.final_fraction, self._gammas, preview.share)
+        self._beta_strength = penalty.beta_strength
+        self.says = f"{penalty.kind} L1 of strength {penalty.strength}, falling to {penalty.final_fraction:.0%} of it"
 
     def check(self, trainer: Trainer) -> None:
         """Refuses optimizers that would apply the term twice."""
@@ -82,10 +64,10 @@ class L1Phase:
         if isinstance(self._gammas, Proximal):
             self._gammas.shrink(optimizer, self._now(trainer), self._beta_strength)
 
-    def batch_end(self, trainer: Trainer, taken: bool, copies: Copies) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool) -> None:
         """Leaves the weights as they are."""
 
-    def end(self, trainer: Trainer, copies: Copies) -> None:
+    def end(self, trainer: Trainer) -> None:
         """Leaves the weights as they are."""
 
     def prepared(self, selection: Selection) -> Selection:

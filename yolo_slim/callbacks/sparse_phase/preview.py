@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from yolo_slim.callbacks.framework import LightningModule, rank_zero_info, rank_zero_warn
-from yolo_slim.callbacks.target import example_inputs, find_target
-from yolo_slim.pruning import ChannelGraph, CostModel, Selected, Selection, gamma_importance, select
-from yolo_slim.pruning.sparsity.penalty import SMALL_GAMMA, small_share
+from yolo_slim.callbacks.framework import rank_zero_info, rank_zero_warn
+from yolo_slim.callbacks.target import Target
+from yolo_slim.pruning import SMALL_GAMMA, CostModel, Selected, Selection, gamma_importance, select, small_share
 
 
 class Preview:
     """Selects by |gamma| as a prune would, without pruning.
 
     Args:
-        pl_module: The module; where it names an example input, its operations are counted too.
-        target: Path of the submodule, see :func:`yolo_slim.callbacks.target.find_target`.
-        graph: The channel graph of the target.
+        target: The model; where its module names an example input, its operations are counted too.
         selection: What the prune will be asked for.
 
     Attributes:
@@ -24,12 +21,11 @@ class Preview:
         cost: Counts parameters and operations; None without an example input.
     """
 
-    def __init__(self, pl_module: LightningModule, target: str | None, graph: ChannelGraph, selection: Selection):
-        self._graph = graph
+    def __init__(self, target: Target, selection: Selection) -> None:
+        self._target = target
         self.selection = selection
-        self._model = find_target(pl_module, target)
-        example = None if self._unforeseen else example_inputs(pl_module)
-        self.cost = None if example is None else CostModel(self._model, graph, example)
+        example = None if self._unforeseen else target.example
+        self.cost = None if example is None else CostModel(target.model, target.graph, example)
 
     def select(self) -> Selected | None:
         """The channels that would go; None for a budget of milliseconds, which only a pruned model can show.
@@ -39,8 +35,20 @@ class Preview:
         """
         if self._unforeseen:
             return None
-        scores = gamma_importance(self._model, self._graph)
-        return select(self._graph, scores, self.selection, self.cost)
+        model, graph = self._target.model, self._target.graph
+        return select(graph, gamma_importance(model, graph), self.selection, self.cost)
+
+    def now(self) -> Selected | None:
+        """Like :meth:`select`; None too where a budget cannot be reached, since so many layers have come to rest."""
+        try:
+            return self.select()
+        except ValueError:
+            return None
+
+    def share(self) -> float:
+        """Share of the channels that a prune would take, in [0, 1]; half of them where that cannot be foreseen."""
+        selected = self.now()
+        return 0.5 if selected is None else selected.reached
 
     @property
     def _unforeseen(self) -> bool:

@@ -14,15 +14,15 @@ from yolo_slim.callbacks.framework import (
     rank_zero_info,
     rank_zero_warn,
 )
-from yolo_slim.callbacks.sparse_phase.travel import Reach, normalises, unit_reach
-from yolo_slim.pruning.sparsity.penalty import PenalisedGammas, Proximal, small_share, strength_at
+from yolo_slim.callbacks.sparse_phase.travel import Travel, normalises, unit_travel
+from yolo_slim.pruning import PenalisedGammas, Proximal, small_share, strength_at
 
 
 class Strength:
     """The strength of an L1 penalty over one fit: given and decaying, or chosen anew at the start of every epoch.
 
-    ``auto`` takes the largest |gamma| of the share that is to go, divides it by the way that a penalty of strength 1
-    can still move a gamma by, and so spreads the way to zero over four fifths of the fit. What the loss pulls back in
+    ``auto`` takes the largest |gamma| of the share that is to go, divides it by how far a penalty of strength 1
+    can still move a gamma, and so spreads the travel to zero over four fifths of the fit. What the loss pulls back in
     one epoch is added to the strength of the next ones. After that it only holds: it weakens while the share is there,
     and strengthens while it is not, up to three times what it was.
 
@@ -35,7 +35,7 @@ class Strength:
 
     #: With "auto": share of the fit after which the target should be reached.
     AUTO_UNTIL = 0.8
-    #: By how much the strength changes per epoch then, and how often what it was at the end of the way.
+    #: By how much the strength changes per epoch then, and the most that it may be of what it was when that was due.
     HOLD, HIGHEST = 0.7, 3.0
 
     def __init__(
@@ -49,7 +49,7 @@ class Strength:
         self._final_fraction = final_fraction
         self._gammas = gammas
         self._share = share
-        self._reach: Reach | None = None
+        self._travel: Travel | None = None
         self._chosen: list[float] = []  # epoch, its strength before the decay, and the highest allowed later
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,11 +60,11 @@ class Strength:
         """
         ids = {id(p) for p in self._gammas.parameters}
         proximal = isinstance(self._gammas, Proximal)
-        if self._reach is None or len(self._reach.ways) != trainer.max_epochs:
-            self._reach = unit_reach(trainer, pl_module, ids, self._final_fraction, proximal)
+        if self._travel is None or len(self._travel.distances) != trainer.max_epochs:
+            self._travel = unit_travel(trainer, pl_module, ids, self._final_fraction, proximal)
         divides = [] if proximal else [o for o in trainer.optimizers if normalises(o.param_groups[0])]
         if self._given == "auto":
-            if self._reach is None:
+            if self._travel is None:
                 raise MisconfigurationException(
                     "strength='auto' must foresee the optimizer's steps, which it cannot with manual optimization, "
                     "several optimizers or an epoch of unknown length; give the strength as a number"
@@ -83,24 +83,25 @@ class Strength:
 
     def per_step(self, epoch: int) -> float:
         """How far a gamma can move per optimizer step of an epoch; 0 where that cannot be foreseen."""
-        if self._reach is None or not self._reach.steps[epoch]:
+        if self._travel is None or not self._travel.steps[epoch]:
             return 0.0
-        base = self._auto(epoch, len(self._reach.ways)) if self._given == "auto" else self._given
-        return base * self._reach.ways[epoch] / self._reach.steps[epoch]
+        base = self._auto(epoch, len(self._travel.distances)) if self._given == "auto" else self._given
+        return base * self._travel.distances[epoch] / self._travel.steps[epoch]
 
     def state_dict(self) -> dict[str, Any]:
         """What was foreseen and what "auto" has chosen, as plain numbers."""
-        reach = None if self._reach is None else {"ways": self._reach.ways, "steps": self._reach.steps}
+        # "reach" and "ways" are what checkpoints have called them from the start.
+        reach = None if self._travel is None else {"ways": self._travel.distances, "steps": self._travel.steps}
         return {"chosen": list(self._chosen), "reach": reach}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave."""
         self._chosen = list(state.get("chosen", []))
         if state.get("reach"):
-            self._reach = Reach(**state["reach"])
+            self._travel = Travel(state["reach"]["ways"], state["reach"]["steps"])
 
     def _auto(self, epoch: int, epochs: int) -> float:
-        assert self._reach is not None, "start() comes first"
+        assert self._travel is not None, "start() comes first"
         if self._chosen and self._chosen[0] == epoch:
             return self._chosen[1]
         until = max(1, round(self.AUTO_UNTIL * epochs))
@@ -109,8 +110,8 @@ class Strength:
             _, base, highest = self._chosen
             base = min(base * (self.HOLD if reached else 1 / self.HOLD), highest)
         else:
-            way = sum(self._reach.ways[epoch : max(until, epoch + 1)])
-            base = self._largest_to_go() / way if way else 0.0
+            distance = sum(self._travel.distances[epoch : max(until, epoch + 1)])
+            base = self._largest_to_go() / distance if distance else 0.0
             highest = self.HIGHEST * base
         self._chosen = [epoch, base, highest]
         return base
@@ -119,7 +120,7 @@ class Strength:
         return torch.quantile(self._gammas.magnitudes(), self._share()).item()
 
     def _tell(self, divides: str, given: float | Literal["auto"]) -> None:
-        if self._reach is None:
+        if self._travel is None:
             rank_zero_info(
                 "GammaSparsity: how far a gamma can move in this fit cannot be foreseen with manual optimization, "
                 "several optimizers or an epoch of unknown length."
@@ -127,8 +128,8 @@ class Strength:
         elif divides:
             rank_zero_warn(
                 f"GammaSparsity: {divides} divides the gradient by its size and with it the penalty, so that the "
-                f"strength says little: a gamma moves by {sum(self._reach.ways):.3g} at most, the sum of the rates. "
-                "Use SGD, penalty='proximal' or penalty='growing'."
+                f"strength says little: a gamma moves by {sum(self._travel.distances):.3g} at most, the sum of the "
+                "rates. Use SGD, penalty='proximal' or penalty='growing'."
             )
         elif given == "auto":
             rank_zero_info(
@@ -136,14 +137,14 @@ class Strength:
                 f"now up to {self._largest_to_go():.3g}, reach zero by {self.AUTO_UNTIL:.0%} of the fit."
             )
         else:
-            self._tell_reach(given, given * sum(self._reach.ways), given * max(self._reach.ways))
+            self._tell_travel(given, given * sum(self._travel.distances), given * max(self._travel.distances))
 
-    def _tell_reach(self, given: float, reach: float, in_one_epoch: float) -> None:
+    def _tell_travel(self, given: float, travel: float, in_one_epoch: float) -> None:
         share, largest = self._share(), self._largest_to_go()
-        message = f"GammaSparsity: in this fit the penalty moves a gamma by {reach:.3g} at most; "
+        message = f"GammaSparsity: in this fit the penalty moves a gamma by {travel:.3g} at most; "
         message += f"the smallest {share:.0%} of them, which the prune would take, are up to {largest:.3g}."
-        if reach < largest:
-            needed = given * largest / reach
+        if travel < largest:
+            needed = given * largest / travel
             rank_zero_warn(f"{message} That is too little: try strength={needed:.2g} or more, or penalty='growing'.")
         elif in_one_epoch > largest:
             needed = given * largest / in_one_epoch

@@ -1,44 +1,43 @@
-"""How far a penalty can move a gamma in a fit, known before the first step."""
+"""How far a gamma can travel in a fit under a penalty, known before the first step."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import LightningModule, Trainer
-from yolo_slim.pruning.sparsity.penalty import strength_at
+from yolo_slim.callbacks.framework import LightningModule, Trainer, callbacks_of, rehearsed
+from yolo_slim.pruning import strength_at
 
 #: One optimizer step that is to come: the epoch, and the parameter groups as they will be.
 PlannedStep = tuple[int, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Reach:
-    """The way of a gamma under a penalty of strength 1 that nothing opposes.
+class Travel:
+    """How far a gamma moves under a penalty of strength 1 that nothing opposes.
 
     Attributes:
-        ways: One value per epoch of the fit, 0 for those that are over.
+        distances: One value per epoch of the fit, 0 for those that are over.
         steps: Optimizer steps of these epochs.
     """
 
-    ways: list[float]
+    distances: list[float]
     steps: list[int]
 
 
-def unit_reach(
+def unit_travel(
     trainer: Trainer, pl_module: LightningModule, gammas: Collection[int], final_fraction: float, proximal: bool
-) -> Reach | None:
+) -> Travel | None:
     """Foresees how far a gamma can be moved in a fit.
 
     The steps to come are taken from ``pl_module.planned_steps()`` where the module offers it, and else from the
     Trainer's learning-rate schedulers and its accumulation. Momentum is counted as torch's SGD applies it. For other
-    optimizers the subgradient's way is the sum of the rates, whatever the strength: they divide by the gradient's size.
+    optimizers the subgradient's travel is the sum of the rates, whatever the strength: they divide by the gradient's
+    size.
 
     Args:
         trainer: A Trainer whose fit is about to take its first step.
@@ -48,7 +47,7 @@ def unit_reach(
         proximal: The penalty is applied after the step, past the optimizer's momentum and scaling.
 
     Returns:
-        The way per epoch; None where the steps cannot be foreseen: manual optimization, several optimizers, or an
+        The travel per epoch; None where the steps cannot be foreseen: manual optimization, several optimizers, or an
         epoch without a known length.
     """
     epochs = trainer.max_epochs or 1
@@ -56,7 +55,7 @@ def unit_reach(
     if steps is None:
         return None
     index = _group_of(trainer.optimizers[0], gammas)
-    reach = Reach([0.0] * epochs, [0] * epochs)
+    travel = Travel([0.0] * epochs, [0] * epochs)
     velocity: float | None = None
     for epoch, groups in steps:
         group = groups[index]
@@ -70,9 +69,9 @@ def unit_reach(
             first = velocity is None or not momentum
             velocity = decayed if first else momentum * velocity + (1 - group.get("dampening", 0.0)) * decayed  # type: ignore[operator]
             moved = rate * (decayed + momentum * velocity if group.get("nesterov") else velocity)
-        reach.ways[epoch] += moved
-        reach.steps[epoch] += 1
-    return reach
+        travel.distances[epoch] += moved
+        travel.steps[epoch] += 1
+    return travel
 
 
 def normalises(group: dict[str, Any]) -> bool:
@@ -93,7 +92,7 @@ def _steps(trainer: Trainer, pl_module: LightningModule) -> Iterable[PlannedStep
 def _scheduled_steps(trainer: Trainer, batches: int) -> Iterator[PlannedStep]:
     optimizer = trainer.optimizers[0]
     groups: list[dict[str, Any]] = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    schedulers = _rehearsed(trainer, optimizer, groups)
+    schedulers = rehearsed(trainer, optimizer, groups)
     left = trainer.max_steps - trainer.global_step if trainer.max_steps >= 0 else math.inf
     for epoch in range(trainer.current_epoch, trainer.max_epochs or 1):
         accumulate = _accumulation(trainer, epoch)
@@ -112,29 +111,8 @@ def _scheduled_steps(trainer: Trainer, batches: int) -> Iterator[PlannedStep]:
                 scheduler.step()
 
 
-def _rehearsed(trainer: Trainer, optimizer: Optimizer, groups: list[dict[str, Any]]) -> list[tuple[Any, str, int]]:
-    """Copies of the schedulers that act on ``groups`` in place of the optimizer's own.
-
-    Those that wait for a metric are left out: their rates count as constant.
-    """
-
-    def step() -> None:
-        pass
-
-    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
-    stand_in = SimpleNamespace(param_groups=groups, defaults=optimizer.defaults, step=step, _opt_called=True)
-    found = []
-    for config in trainer.lr_scheduler_configs:
-        if config.reduce_on_plateau:
-            continue
-        # A schedule may be a method of the module: neither it nor the Trainer is to be copied.
-        shared = {id(optimizer): stand_in, id(trainer): trainer, id(trainer.lightning_module): trainer.lightning_module}
-        found.append((copy.deepcopy(config.scheduler, shared), config.interval, config.frequency))
-    return found
-
-
 def _accumulation(trainer: Trainer, epoch: int) -> int:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         schedule = getattr(callback, "get_accumulate_grad_batches", None)  # GradientAccumulationScheduler
         if schedule is not None:
             return int(schedule(epoch))

@@ -20,11 +20,9 @@ from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 
 from yolo_slim.detection.data import checks as data_checks
 from yolo_slim.detection.data import shapes
-from yolo_slim.detection.data.batches import collate, in_precision
 from yolo_slim.detection.data.epochs import EpochSampler, LateLoader, SeededDataset
-from yolo_slim.detection.files.checkpoints import DEFAULT_IMGSZ
-from yolo_slim.detection.network.build import LARGEST_IMGSZ, STRIDE, takes_imgsz
-from yolo_slim.detection.training.prediction_writer import prediction_loader
+from yolo_slim.detection.data.images import collate_labelled, in_precision, prediction_loader
+from yolo_slim.detection.network.limits import DEFAULT_IMGSZ, LARGEST_IMGSZ, STRIDE, takes_imgsz
 from yolo_slim.wording import brief
 
 SHAPES_ROOT = Path("datasets/shapes")
@@ -158,7 +156,7 @@ class YOLODataModule(L.LightningDataModule):
         if self.data is None:
             return
         if self.data == "shapes":
-            shapes.generate(SHAPES_ROOT)
+            shapes.generate_shapes(SHAPES_ROOT)
         data_checks.read_data_yaml(self._file)
         data_checks.resolve(self._file, download=True)
         if self.trainer is not None and self.trainer.state.fn is not None:
@@ -254,7 +252,7 @@ class YOLODataModule(L.LightningDataModule):
             sampler=sampler,
             drop_last=drop_last,
             num_workers=self.workers,
-            collate_fn=collate,
+            collate_fn=collate_labelled,
             worker_init_fn=seed_worker,
             pin_memory=torch.cuda.is_available(),
         )

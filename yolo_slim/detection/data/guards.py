@@ -14,7 +14,7 @@ import numpy as np
 import ultralytics
 from ultralytics.data import base, dataset, utils
 
-from yolo_slim.detection.files.opening import is_trusted
+from yolo_slim.detection.trust import is_trusted
 from yolo_slim.wording import printable
 
 #: What the labels of this process were when it looked through them, by the place where Ultralytics would keep that.

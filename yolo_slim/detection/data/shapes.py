@@ -24,7 +24,7 @@ VERSION = 1
 """Changes when the same settings give other images, so that an older folder is not taken for a new one."""
 
 
-def generate(root: str | Path, train: int = 400, val: int = 100, imgsz: int = 160, seed: int = 0) -> Path:
+def generate_shapes(root: str | Path, train: int = 400, val: int = 100, imgsz: int = 160, seed: int = 0) -> Path:
     """Write the data set, or reuse the one that is there if it was generated with the same settings.
 
     The same settings give the same bytes. The set is written beside `root` and renamed when complete.
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("root", help="folder of the data set")
     for name, default in (("train", 400), ("val", 100), ("imgsz", 160), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    print(generate(**vars(parser.parse_args())))
+    print(generate_shapes(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

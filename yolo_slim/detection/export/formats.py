@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from ultralytics.engine.exporter import FP16_FORMATS, FP32_UNSUPPORTED_FORMATS, INT8_FORMATS, export_formats
 
-from yolo_slim.detection.network.build import expect_imgsz
+from yolo_slim.detection.network.limits import expect_imgsz
 
 #: Formats that need no exporter: a .pt for stock Ultralytics, and a checkpoint of ours with weights alone.
-OURS = ("ultralytics", "ckpt")
+OWN_FORMATS = ("ultralytics", "ckpt")
 #: Packages without which a format cannot be written or run here; Ultralytics names those of the others.
 PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
@@ -87,7 +87,7 @@ def split_formats(words: Sequence[str]) -> list[str]:
         ['onnx', 'torchscript', 'openvino']
     """
     found = list(dict.fromkeys(part for word in words for part in word.strip("[]").replace(",", " ").split()))
-    known = [*OURS, *export_formats()["Argument"][1:]]
+    known = [*OWN_FORMATS, *export_formats()["Argument"][1:]]
     unknown = [name for name in found if name not in known]
     if unknown or not found:
         raise ValueError(f"unknown format {', '.join(unknown) or words!r}; expected one of {', '.join(known)}")
@@ -97,7 +97,7 @@ def split_formats(words: Sequence[str]) -> list[str]:
 def needs_data(name: str, options: ExportOptions) -> bool:
     """Whether a format takes ranges of activations from images, because it is asked for 8 bits or knows no others."""
     always = name in FP32_UNSUPPORTED_FORMATS - FP16_FORMATS
-    return name not in OURS and "data" in _taken(name) and (options.int8 or always)
+    return name not in OWN_FORMATS and "data" in _taken(name) and (options.int8 or always)
 
 
 def check_formats(formats: Sequence[str], options: ExportOptions, has_data: bool) -> None:
@@ -133,7 +133,7 @@ def _taken(name: str) -> list[str]:
 
 
 def _takes(name: str, key: str) -> bool:
-    if name in OURS or key == "fused":
+    if name in OWN_FORMATS or key == "fused":
         return key == "half" or (key == "fused" and name == "ultralytics")
     if key in ("half", "int8"):
         return name in (FP16_FORMATS if key == "half" else INT8_FORMATS)
@@ -142,7 +142,7 @@ def _takes(name: str, key: str) -> bool:
 
 def _check_packages(name: str, options: ExportOptions) -> None:
     wanted = list(PACKAGES.get(name, ()))
-    if name not in OURS and options.simplify and "simplify" in _taken(name):
+    if name not in OWN_FORMATS and options.simplify and "simplify" in _taken(name):
         wanted.append("onnxslim")
     if name == "openvino" and options.int8:
         wanted.append("nncf")

@@ -11,7 +11,7 @@ from ultralytics.nn.autobackend import AutoBackend
 
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.export.undisturbed import undisturbed
-from yolo_slim.detection.files.checkpoints import load_network
+from yolo_slim.detection.files.weights import load_network
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.training.calibration import relabelled
 from yolo_slim.detection.training.detector import YOLODetector
@@ -71,7 +71,7 @@ class _Judged(YOLODetector):
         return self.exported(images)
 
 
-def scores(exported: ExportedDetector, data: YOLODataModule) -> dict[str, float]:
+def file_scores(exported: ExportedDetector, data: YOLODataModule) -> dict[str, float]:
     """Precision, recall and mAP of a file on the validation images, as ``train.py validate`` measures them.
 
     Args:

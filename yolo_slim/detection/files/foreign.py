@@ -7,12 +7,31 @@ C2f cannot: it halves. The narrower part gets channels that are zero, which chan
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from yolo_slim.detection.files.layer import Layer, Layers
+
+@dataclass
+class Layer:
+    """One layer.
+
+    Attributes:
+        kind: Its class, as it is called today and without the module.
+        settings: Its plain attributes.
+        tensors: Its own parameters and buffers.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+#: Layers by their names in the network, such as ``model.0.conv``.
+Layers = dict[str, Layer]
+
 
 #: Layers that are stock ones but for their name and their widths.
 LAYERS = {

@@ -1,147 +1,98 @@
-"""Opening the files of others: what an Ultralytics ``.pt`` may consist of, and reading one without running anything."""
+"""The one door for files from outside: looked at, scanned, and read without running anything that they say."""
 
 from __future__ import annotations
 
 import pickle
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from ultralytics.nn import modules, tasks
+from ultralytics.nn.tasks import torch_safe_load
 
-from yolo_slim.detection.files import foreign
-from yolo_slim.detection.files.archives import ITEM_SIZES, names_wanted, stand_in
+from yolo_slim.detection.files.allowed import TENSORS, is_left_over, layer_class
+from yolo_slim.detection.files.archives import expect_archive
+from yolo_slim.detection.files.scan import names_wanted
+from yolo_slim.detection.plain import inert_class
+from yolo_slim.detection.trust import is_trusted
 
-_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 _lock = threading.Lock()  # torch keeps one list of what is safe for the whole process
 
-#: Layers of earlier versions, by what they are called today.
-RENAMED_LAYERS = {"Silence": "Identity", "YOLOv10DetectionModel": "DetectionModel"}
-
-#: What torch itself puts into files of plain data and tensors.
-_TENSORS = {
-    "collections.OrderedDict",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_tensor_v2",
-    "torch.Size",
-    "torch.device",
-    "builtins.set",
-    *(f"torch.{storage}" for storage in ITEM_SIZES),
-    *("torch.float64", "torch.float32", "torch.float16", "torch.bfloat16", "torch.int64", "torch.int32", "torch.uint8"),
+#: What to do about files that want names of these modules.
+_REMEDIES = {
+    "models.": "it is a file of the original YOLOv5 repository; take the model of that name with a u from Ultralytics",
+    "torch.nn.utils.prune.": "call torch.nn.utils.prune.remove on its layers and save it again",
 }
 
-#: What training leaves beside the network; it is looked at as data and not used.
-_LEFT_OVERS = {
-    "ultralytics.utils.IterableSimpleNamespace",
-    "ultralytics.yolo.utils.IterableSimpleNamespace",
-    "types.SimpleNamespace",
-    "argparse.Namespace",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "pathlib._local.WindowsPath",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "_codecs.encode",
-    "builtins.getattr",  # how a fused layer says which of its methods is its forward
-    "typing.Any",
-    "collections.defaultdict",
-    *(f"builtins.{name}" for name in ("dict", "list", "int", "float", "str", "bool", "bytes")),
-    *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
-}
-#: Losses and what assigns targets, which networks of some versions hold; the module's name differs between versions.
-_LEFT_OVER_MODULES = (
-    *("ultralytics.utils.loss.", "ultralytics.utils.tal.", "ultralytics.yolo.utils.", "ultralytics.yolo.v8."),
-    "omegaconf.",  # settings of the very first versions
-)
+
+class UnknownName(Exception):  # noqa: N818 - what a file says, not what went wrong here
+    """A file asks for a class or function that it may not consist of; its name is the argument."""
 
 
-@contextmanager
-def trusted(trust: bool = True) -> Iterator[None]:
-    """Opens ``.pt`` files with Python's own unpickler, which runs whatever a file says.
+def open_checkpoint(path: Path) -> Any:
+    """Reads a Lightning checkpoint: tensors and plain data.
 
-    Args:
-        trust: False changes nothing.
-
-    Examples:
-        >>> with trusted():
-        ...     detector = YOLODetector(weights="from_a_friend.pt")  # doctest: +SKIP
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or asks for anything else.
     """
-    token = _trusted.set(trust or _trusted.get())
+    expect_archive(path, "train one with 'train.py fit' or give an Ultralytics .pt file")
     try:
-        yield
-    finally:
-        _trusted.reset(token)
-
-
-def is_trusted() -> bool:
-    """Whether this is inside of :func:`trusted`."""
-    return _trusted.get()
-
-
-def read_plain(path: Path) -> Any:
-    """Reads a file of tensors and plain data.
-
-    Raises:
-        pickle.UnpicklingError: If it is malformed or asks for anything else.
-    """
-    wanted = _scanned(path)
-    for name in sorted(wanted - _TENSORS):
-        raise UnknownName(name)
-    return _read(path, [])
-
-
-def read_inert(path: Path) -> Any:
-    """Reads an Ultralytics file as data: tensors as they are, every other object as a stand-in.
-
-    Raises:
-        UnknownName: If it asks for anything that detectors do not consist of.
-        pickle.UnpicklingError: If it is malformed.
-    """
-    wanted = _scanned(path) - _TENSORS
-    for name in sorted(wanted):
-        if not (_is_left_over(name) or layer_class(name) is not None):
+        for name in sorted(_scanned(path) - TENSORS):
             raise UnknownName(name)
-    return _read(path, [(stand_in(name), name) for name in wanted])
+        return _read(path, [])
+    except UnknownName as error:
+        raise ValueError(
+            f"{path} wants {error}; expected a .ckpt that yolo_slim wrote, of tensors and plain data because anything "
+            "else could run code, or an Ultralytics model with the ending .pt"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint; expected a .ckpt that yolo_slim wrote, or an Ultralytics model "
+            "with the ending .pt"
+        ) from error
 
 
-class UnknownName(Exception):
-    """A file asks for a class or function that no detector consists of; its name is the argument."""
+def open_pt(path: Path, remedy: str) -> Any:
+    """Reads an Ultralytics file: tensors and plain data as they are, every other object as an inert one.
 
-
-def layer_class(wanted: str) -> str | None:
-    """The class of today that a name in a file stands for, without its module; None if it is no layer or network.
+    Inside of :func:`yolo_slim.detection.trusted`, a file that asks for more is opened as stock Ultralytics does it,
+    which runs what the file says; its objects are real ones then.
 
     Args:
-        wanted: Full name as the file has it, such as ``ultralytics.nn.modules.conv.Conv``.
+        path: The file.
+        remedy: What to do if there is none, for the message.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or asks for anything that detectors do not consist of.
     """
-    module, _, name = wanted.rpartition(".")
-    if name in foreign.NETWORKS:
-        return foreign.NETWORKS[name]
-    if name in foreign.LAYERS:  # their tools define them wherever they like
-        return name
-    name = RENAMED_LAYERS.get(name, name)
-    if module.startswith("torch.nn.modules."):
-        places: list[Any] = [nn, sys.modules.get(module)]
-    elif module.startswith(("ultralytics.nn.modules", "ultralytics.nn.tasks")):
-        places = [modules, modules.block, modules.conv, modules.head, modules.transformer, tasks, nn]
-    else:
-        return None
-    for place in filter(None, places):
-        found = vars(place).get(name)
-        if isinstance(found, type) and issubclass(found, nn.Module):
-            return name
-    return None
+    expect_archive(path, remedy)
+    try:
+        wanted = _scanned(path) - TENSORS
+        for name in sorted(wanted):
+            if not (is_left_over(name) or layer_class(name) is not None):
+                raise UnknownName(name)
+        return _read(path, [(inert_class(name), name) for name in wanted])
+    except UnknownName as error:
+        if is_trusted():
+            return _run(path)
+        trust = "it could run code; if you trust whoever made the file, open it with --trust"
+        advice = next((text for module, text in _REMEDIES.items() if str(error).startswith(module)), trust)
+        raise ValueError(f"{path} wants {error}, which no Ultralytics detector consists of; {advice}") from error
+    except pickle.UnpicklingError as error:
+        if is_trusted():
+            return _run(path)
+        raise ValueError(f"{path} cannot be read as an Ultralytics model; expected a .pt file of a detector") from error
 
 
-def _is_left_over(name: str) -> bool:
-    return name in _LEFT_OVERS or name.startswith(_LEFT_OVER_MODULES)
+def _run(path: Path) -> Any:
+    """Opens a file as stock Ultralytics does, which runs what it says."""
+    try:
+        return torch_safe_load(str(path))[0]
+    # It can say anything.
+    except Exception as error:
+        raise ValueError(f"{path} cannot be opened, even with --trust ({error!r:.300})") from error
 
 
 def _read(path: Path, allowed: list[Any]) -> Any:

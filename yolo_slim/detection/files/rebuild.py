@@ -7,22 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_slim.detection.files.archives import Inert, plain
-from yolo_slim.detection.files.foreign import make_stock, stock_description
-from yolo_slim.detection.files.layer import Layer, Layers
-from yolo_slim.detection.files.opening import layer_class
+from yolo_slim.detection.files.allowed import layer_class
+from yolo_slim.detection.files.foreign import Layer, Layers, make_stock, stock_description
+from yolo_slim.detection.files.record import class_names, first_reason
 from yolo_slim.detection.files.sizes import apply_sizes, expect_tensors
 from yolo_slim.detection.network.build import ACTIVATIONS, build_network, set_variants
-from yolo_slim.pruning import Structure
+from yolo_slim.detection.network.classes import MAX_CLASSES
+from yolo_slim.detection.plain import Inert, plain
+from yolo_slim.pruning import Structure, counts_of_weight
 from yolo_slim.wording import brief
 
 _MAX_LAYERS = 20_000
-_MAX_CLASSES = 65_536
 
 #: Settings that matter to what a layer computes. Sizes are left out: those of the weights count.
 _SETTINGS = (
@@ -56,8 +54,9 @@ def rebuild(model: Any, what: str) -> DetectionModel:
         raise ValueError(f"{what} holds {found}; expected a detection model of Ultralytics")
     try:
         layers = _layers(model)
-        description = stock_description(plain(_state(model)["yaml"]))
-        names = class_names(plain(_state(model).get("names")) or range(min(int(description["nc"]), _MAX_CLASSES)))
+        said = plain({"yaml": _state(model)["yaml"], "names": _state(model).get("names")})
+        description = stock_description(said["yaml"])
+        names = class_names(said["names"] or range(min(int(description["nc"]), MAX_CLASSES)))
         make_stock(layers)
     # What a file says of its layers can be wrong in any way.
     except Exception as error:
@@ -117,16 +116,9 @@ def _structure(layers: Mapping[str, Layer], net: nn.Module) -> Structure:
         weight = layers[name].tensors.get("weight") if name else None
         if weight is None:
             continue
-        if isinstance(module, _ConvNd):
-            groups = layers[name].settings.get("groups", 1)
-            first, second = weight.shape[0], weight.shape[1] * groups
-            if module.transposed:
-                first, second = weight.shape[1] * groups, weight.shape[0]
-            structure[name] = {"out_channels": first, "in_channels": second, "groups": groups}
-        elif isinstance(module, _BatchNorm):
-            structure[name] = {"num_features": weight.shape[0]}
-        elif isinstance(module, nn.Linear):
-            structure[name] = {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+        counts = counts_of_weight(module, tuple(weight.shape), layers[name].settings.get("groups", 1))
+        if counts:
+            structure[name] = counts
     for name, module in net.named_modules():
         if hasattr(module, "forward_split") and f"{name}.cv1.conv" in structure:  # the halves of C2f and its kin
             structure.setdefault(name, {})["c"] = structure[f"{name}.cv1.conv"]["out_channels"] // 2
@@ -154,14 +146,15 @@ def _unfuse(layers: Layers, net: nn.Module) -> None:
 def _layers(model: Any) -> Layers:
     """All layers by their names; their tensors are ordinary ones with as many numbers as there are in the file."""
     layers: Layers = {}
+    settings: dict[str, dict[str, Any]] = {}
     left = [("", model)]
     while left:
         path, module = left.pop()
         state = _state(module)
         tensors = {**state.get("_parameters", {}), **state.get("_buffers", {})}
         if path:
-            settings = {key: plain(state[key]) for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
-            layers[path] = Layer(_kind(module), settings, {k: t for k, t in tensors.items() if t is not None})
+            settings[path] = {key: state[key] for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
+            layers[path] = Layer(_kind(module), {}, {k: t for k, t in tensors.items() if t is not None})
         children = state.get("_modules", {}).items()
         left += [
             (f"{path}.{key}" if path else key, child) for key, child in reversed(children) if path or key == "model"
@@ -172,7 +165,9 @@ def _layers(model: Any) -> Layers:
         if len(layers) + len(left) > _MAX_LAYERS:
             raise ValueError("more layers than any detector has")
     expect_tensors({f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()})
-    for layer in layers.values():
+    said = plain(settings)
+    for path, layer in layers.items():
+        layer.settings = said[path]
         layer.tensors = {key: tensor.detach() for key, tensor in layer.tensors.items()}
     return layers
 
@@ -187,21 +182,3 @@ def _state(module: Any) -> dict[str, Any]:
 def _kind(module: Any) -> str:
     wanted = module.wanted if isinstance(module, Inert) else f"{type(module).__module__}.{type(module).__qualname__}"
     return layer_class(wanted) or wanted.rpartition(".")[2]
-
-
-def class_names(names: Any) -> dict[int, str]:
-    """Class names by index.
-
-    Raises:
-        ValueError: If they are not numbered from 0 without gaps.
-    """
-    pairs = dict(names) if isinstance(names, dict) else dict(enumerate(names))
-    if not pairs or sorted(pairs) != list(range(len(pairs))):
-        raise ValueError("class names are not numbered from 0")
-    return {index: str(pairs[index]) for index in range(len(pairs))}
-
-
-def first_reason(error: Exception) -> str:
-    """What an error of torch's says first after its heading, or all that it says in one line."""
-    lines = str(error).splitlines()
-    return lines[min(1, len(lines) - 1)].strip() if lines else repr(error)

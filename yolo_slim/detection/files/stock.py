@@ -12,8 +12,8 @@ from torch import nn
 from ultralytics import __version__
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_slim.detection.files.checkpoints import save_whole
-from yolo_slim.detection.network.build import head_of
+from yolo_slim.detection.network.build import head_of, not_finite
+from yolo_slim.pruning import save_whole
 
 #: Attributes of a network that training and reading leave behind: its loss, and paths on this machine.
 _LEFTOVERS = ("criterion", "pt_path", "class_weights")
@@ -62,7 +62,6 @@ def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int, half: bo
 
 
 def _expect_finite(net: nn.Module, path: Path, half: bool) -> None:
-    for name, values in net.state_dict().items():
-        if not values.isfinite().all():
-            why = "half precision ends at 65504, write full precision" if half else "the training has diverged"
-            raise ValueError(f"{path} is not written: {name} holds values that are not finite ({why})")
+    for name in not_finite(net.state_dict()):
+        why = "half precision ends at 65504, write full precision" if half else "the training has diverged"
+        raise ValueError(f"{path} is not written: {name} holds values that are not finite ({why})")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,16 +17,9 @@ from ultralytics.utils.torch_utils import initialize_weights
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.network.description import check_description
 from yolo_slim.documents import read_yaml
-from yolo_slim.pruning import ChannelGraph, apply_structure, trace
-from yolo_slim.pruning.graph.passes import train_but_statistics
+from yolo_slim.pruning import apply_structure
 from yolo_slim.wording import brief
 
-#: Images have sides of a multiple of this, the coarsest of a detector's feature maps, in pixels.
-STRIDE = 32
-#: The largest side of an image; one such image in float32 has 800 MB.
-LARGEST_IMGSZ = 8192
-#: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
-TRACE_SIZE = 64
 #: Activations without settings, which may be put in place of each other.
 ACTIVATIONS = {"GELU", "Hardswish", "Identity", "Mish", "ReLU", "ReLU6", "SiLU", "Sigmoid", "Tanh"}
 
@@ -125,23 +117,6 @@ def _yaml_name(model: str) -> str:
     return model if model.endswith((".yaml", ".yml")) else f"{model}.yaml"
 
 
-def expect_imgsz(imgsz: int) -> None:
-    """Refuses an image side that no network takes.
-
-    Raises:
-        ValueError: If it is no positive multiple of 32, or above 8192.
-    """
-    if not takes_imgsz(imgsz):
-        raise ValueError(
-            f"imgsz={brief(imgsz)}: expected a positive multiple of {STRIDE} up to {LARGEST_IMGSZ}, such as 640"
-        )
-
-
-def takes_imgsz(imgsz: Any) -> bool:
-    """Whether networks take images of this side, in pixels."""
-    return type(imgsz) is int and STRIDE <= imgsz <= LARGEST_IMGSZ and imgsz % STRIDE == 0
-
-
 def expect_detect(net: nn.Module, what: str) -> None:
     """Refuses a network for another task.
 
@@ -158,6 +133,11 @@ def head_of(net: nn.Module) -> Any:
     """The last layer of a network, its Detect head."""
     layers: Any = net.model
     return layers[-1]
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold infinite values or NaN."""
+    return [name for name, values in tensors.items() if not bool(values.isfinite().all())]
 
 
 def prepare(net: DetectionModel) -> DetectionModel:
@@ -202,66 +182,3 @@ def _class_convolution(old: nn.Conv2d, known: list[int | None], stride: float) -
                 new.weight[row] = old.weight[source]
                 new.bias[row] = old.bias[source]
     return new
-
-
-def make_loss(net: Any) -> Any:
-    """The network's loss by Ultralytics, with gains as :func:`set_loss_gains` said.
-
-    Raises:
-        ValueError: If the head is an end-to-end one, whose loss is of another kind.
-    """
-    with torch.inference_mode(False):  # a fit may follow the validation that makes it
-        loss = net.init_criterion()
-    if not hasattr(loss, "assigner"):
-        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be trained here; take YOLOv8 to 12")
-    return loss
-
-
-def set_loss_gains(net: Any, box: float, cls: float, dfl: float) -> None:
-    """Tells the network's loss its gains; Ultralytics reads them as attributes of ``net.args``."""
-    net.args = SimpleNamespace(box=box, cls=cls, dfl=dfl)
-
-
-def size_attributes(net: nn.Module) -> list[str]:
-    """Integer attributes of Ultralytics' blocks that follow a channel count: the halves of C2f and its kin."""
-    return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
-
-
-def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode.
-
-    Raises:
-        ValueError: If the head is an end-to-end one, which has two of each.
-    """
-    head_of(net).shape = None  # a cached size would steer the head's control flow
-    outputs = net(images)
-    raw = outputs[1] if isinstance(outputs, tuple) else outputs
-    if "boxes" not in raw:
-        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be pruned here; take YOLOv8 to 12")
-    return raw["boxes"], raw["scores"]
-
-
-def trace_network(net: DetectionModel) -> ChannelGraph:
-    """The channel graph of a network in all the ways in which Ultralytics runs it: eval, training and export."""
-    images = torch.rand(1, 3, TRACE_SIZE, TRACE_SIZE, generator=torch.Generator().manual_seed(0))
-    images = images.to(next(net.parameters()))  # its device and type
-
-    def evaluation(net: nn.Module) -> Any:
-        return raw_outputs(net.eval(), images)
-
-    def training(net: nn.Module) -> Any:
-        return raw_outputs(train_but_statistics(net), images)
-
-    def export(net: nn.Module) -> Any:
-        # Ultralytics' exporter swaps every forward for forward_split, which splits by C2f.c instead of halving.
-        blocks: list[Any] = [m for m in net.eval().modules() if hasattr(m, "forward_split")]
-        for block in blocks:
-            block.forward = block.forward_split
-        try:
-            return raw_outputs(net, images)
-        finally:
-            for block in blocks:
-                del block.__dict__["forward"]
-
-    passes: list[Callable[[nn.Module], Any]] = [evaluation, training, export]
-    return trace(net, passes=passes)

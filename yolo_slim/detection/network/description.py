@@ -10,12 +10,11 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import Conv, Detect
 
-from yolo_slim.detection.files.archives import plain
+from yolo_slim.detection.plain import plain
+from yolo_slim.detection.private import TorchDispatchMode, flop_registry, overload_packet
 from yolo_slim.wording import brief
 
 #: Layers with side effects: this one fetches weights from the internet.
@@ -170,8 +169,8 @@ class Budget(TorchDispatchMode):
         self.calls += 1
         for tensor in result if isinstance(result, (list, tuple)) else (result,):
             self.numbers += tensor.numel() if isinstance(tensor, Tensor) else 0
-        if func._overloadpacket in flop_registry:
-            self.operations += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        if overload_packet(func) in flop_registry:
+            self.operations += flop_registry[overload_packet(func)](*args, **(kwargs or {}), out_val=result)
         if self.calls > _MAX_CALLS or self.numbers > _MAX_NUMBERS or self.operations > _MAX_OPERATIONS:
             raise _TooLargeError
         return result

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from yolo_slim.detection.network.build import make_loss
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -72,3 +71,21 @@ def single_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
+
+
+def make_loss(net: Any) -> Any:
+    """The network's loss by Ultralytics, with gains as :func:`set_loss_gains` said.
+
+    Raises:
+        ValueError: If the head is an end-to-end one, whose loss is of another kind.
+    """
+    with torch.inference_mode(False):  # a fit may follow the validation that makes it
+        loss = net.init_criterion()
+    if not hasattr(loss, "assigner"):
+        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be trained here; take YOLOv8 to 12")
+    return loss
+
+
+def set_loss_gains(net: Any, box: float, cls: float, dfl: float) -> None:
+    """Tells the network's loss its gains; Ultralytics reads them as attributes of ``net.args``."""
+    net.args = SimpleNamespace(box=box, cls=cls, dfl=dfl)

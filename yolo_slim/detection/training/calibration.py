@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
 from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.pruning import ChannelGraph, Taylor
-from yolo_slim.pruning.graph.passes import train_but_statistics
-from yolo_slim.pruning.modules.restored import restored
+from yolo_slim.pruning import ChannelGraph, Taylor, restored, train_but_statistics
 
 PLAIN = Augmentation(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0, mosaic=0)
 

@@ -13,24 +13,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from yolo_slim.detection.files.checkpoints import (
-    DEFAULT_IMGSZ,
-    adapt_classes,
-    check_checkpoint,
-    describe,
-    expect_given,
-    network_from_hparams,
-    read_weights,
-    stamp,
-)
+from yolo_slim.detection.files.checkpoints import adapt_classes, read_record, stamp
+from yolo_slim.detection.files.record import NetworkRecord
 from yolo_slim.detection.files.training_state import check_training_state
-from yolo_slim.detection.network.build import build_network, fit_classes, set_loss_gains, trace_network
+from yolo_slim.detection.files.weights import expect_given, load_network, read_weights
+from yolo_slim.detection.network.build import build_network, fit_classes
 from yolo_slim.detection.network.classes import match_classes
-from yolo_slim.detection.network.loss import DetectionLoss
+from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
+from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
+from yolo_slim.detection.network.tracing import trace_network
 from yolo_slim.detection.training.divergence import expect_finite
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
 from yolo_slim.detection.training.metrics import DetectionScores
 from yolo_slim.detection.training.optimizers import make_optimizer, refuse_static_graph
+from yolo_slim.detection.training.steps import Steps
 from yolo_slim.detection.training.suppression import beside_labels, suppress
 from yolo_slim.pruning import ChannelGraph
 
@@ -81,7 +77,7 @@ class YOLODetector(LightningModule):
         self._match = match_classes(dict(self.net.names), names) if file and names else None
         fit_classes(self.net, names or dict(self.net.names))
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
-        self.save_hyperparameters(describe(self.net, imgsz or known_imgsz))
+        self.save_hyperparameters(NetworkRecord.of(self.net, imgsz or known_imgsz).to_hparams())
         self.scores = DetectionScores()
         self._resumed: dict[str, Any] | None = None
         self._adopt_network()
@@ -99,8 +95,8 @@ class YOLODetector(LightningModule):
         elif stage in ("validate", "test"):
             self._match.indices(str(self._file))
         elif stage == "predict":  # the classes of the data do not matter to what is found
-            self.net, imgsz = read_weights(str(self._file))
-            self.hparams.update(describe(self.net, imgsz) | {"imgsz": self.hparams["imgsz"]})
+            self.net = load_network(str(self._file))
+            self.hparams.update(NetworkRecord.of(self.net, self.hparams["imgsz"]).to_hparams())
             self._adopt_network()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -141,18 +137,18 @@ class YOLODetector(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network that the checkpoint holds, so that its weights fit."""
-        check_checkpoint(checkpoint, "the file")
+        record = read_record(checkpoint, "the file")
         doing = None if self._trainer is None else self._trainer.state.fn
         if self._names_given and doing != "predict":
-            adapt_classes(checkpoint, self.hparams["names"], fitting=doing == "fit")
+            record = adapt_classes(checkpoint, self.hparams["names"], fitting=doing == "fit")
         self._match = None
         if doing == "fit":
             check_training_state(checkpoint, self._trainer)
             self._resumed = checkpoint["optimizer_states"][0]
-        saved = checkpoint["hyper_parameters"]
-        described = {k: saved.get(k) or {} for k in ("model", "structure", "names", "variants")}
-        if any(value != self.hparams[k] for k, value in described.items()):
-            self.net = network_from_hparams(saved).to(self.device)
+        described = record.to_hparams()
+        del described["imgsz"]  # that of this fit
+        if any(value != self.hparams[name] for name, value in described.items()):
+            self.net = record.build().to(self.device)
             self.hparams.update(described)
             self._adopt_network()
 
@@ -166,8 +162,7 @@ class YOLODetector(LightningModule):
         if loader is None:
             raise MisconfigurationException("there are no batches to train on; set limit_train_batches above 0")
         batch = loader.batch_size * trainer.world_size
-        self._accumulate_given = trainer.accumulate_grad_batches
-        given = self._accumulate_given
+        given = trainer.accumulate_grad_batches
         accumulate = given if given > 1 else max(round(hyp.nbs / batch), 1)
         optimizer, bias_rate = make_optimizer(
             self.net,
@@ -178,9 +173,9 @@ class YOLODetector(LightningModule):
             resumed=self._resumed,
         )
         batches = int(trainer.num_training_batches)
-        self._warmup = hyp.warm_up(batches, epochs, min(accumulate, batches), bias_rate)
-        refuse_static_graph(trainer, self._warmup.accumulate, f"set hyp.nbs={batch}")
-        trainer.accumulate_grad_batches = self._warmup.accumulate
+        warmup = hyp.warm_up(batches, epochs, min(accumulate, batches), bias_rate)
+        refuse_static_graph(trainer, warmup.accumulate, f"set hyp.nbs={batch}")
+        self._steps = Steps(trainer, warmup)
         scheduler = LambdaLR(optimizer, lambda epoch: hyp.rate_factor(epoch, epochs))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
@@ -188,12 +183,11 @@ class YOLODetector(LightningModule):
         """Epoch and parameter groups of every optimizer step to come, the warm-up included."""
         factors = [self.hyp.rate_factor(epoch, self._epochs) for epoch in range(self._epochs)]
         batches, start = int(self.trainer.num_training_batches), self.trainer.current_epoch
-        return self._warmup.planned_steps(self.trainer.optimizers[0].param_groups, factors, batches, start)
+        return self._steps.warmup.planned_steps(self.trainer.optimizers[0].param_groups, factors, batches, start)
 
     def on_train_start(self) -> None:
         """Starts with empty sums."""
-        self._sums = torch.zeros(2, device=self.device)  # target scores and images since the last step
-        self._pending = False
+        self._steps.start(self.device)
         self._resumed = self._match = None
         # Of this fit's schedule: the one that a checkpoint comes from may have been shorter.
         for group in self.trainer.optimizers[0].param_groups:
@@ -209,22 +203,15 @@ class YOLODetector(LightningModule):
         """Ramps rate, momentum and accumulation up."""
         epoch = self.trainer.current_epoch
         index = batch_idx + int(self.trainer.num_training_batches) * epoch
-        factor = self.hyp.rate_factor(epoch, self._epochs)
-        accumulate = self._warmup.apply(self.trainer.optimizers[0].param_groups, index, factor)
-        if not self._pending:  # a group of batches that has begun is finished as it began
-            self.trainer.accumulate_grad_batches = accumulate
+        self._steps.begin_batch(index, self.hyp.rate_factor(epoch, self._epochs))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
         loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
         images = len(batch["img"])
-        self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
         losses = {f"train/{name}": value for name, value in items.items()}
         self.log_dict(losses, on_epoch=True, on_step=False, batch_size=images, sync_dist=True)
-        # Undone here: Ultralytics' division by the batch's target scores, Lightning's by the accumulated batches and
-        # DDP's by the ranks. What is left is a plain sum over images, whatever the split.
-        undone = target_scores.clamp(min=1) / images * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        return loss.sum() * undone
+        return self._steps.summed(loss, target_scores, images)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
@@ -232,27 +219,17 @@ class YOLODetector(LightningModule):
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        self._pending = not (
-            self.trainer.is_last_batch or progress.current.ready % self.trainer.accumulate_grad_batches == 0
-        )
-        if self._pending:
-            return
-        target_scores, images = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, images / target_scores.clamp(min=1))
-        self._sums.zero_()
+        self._steps.end_backward(self.net.parameters())
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
-        if not self._pending:
-            self.trainer.optimizers[0].zero_grad()
+        self._steps.end_batch()
         if self.trainer.is_last_batch:
             expect_finite(self.trainer, self)
 
     def on_train_end(self) -> None:
         """Gives the Trainer its accumulation back."""
-        self.trainer.accumulate_grad_batches = self._accumulate_given
+        self._steps.give_back()
 
     @property
     def _epochs(self) -> int:

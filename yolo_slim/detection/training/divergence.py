@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch.nn.utils import get_total_norm
+
+from yolo_slim.detection.network.build import not_finite
 
 
 class DivergedError(ValueError):
@@ -25,12 +27,12 @@ def expect_finite(trainer: Trainer, module: LightningModule) -> None:
         DivergedError: With what is not finite, and what to do.
     """
     tensors = {name: t for name, t in module.state_dict().items() if t.is_floating_point() and t.numel()}
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(tensors.values()))])
-    suspect = trainer.strategy.reduce((~norms.isfinite()).float().sum(), reduce_op="sum")
+    norm = get_total_norm(list(tensors.values())).float()
+    suspect = trainer.strategy.reduce((~norm.isfinite()).float(), reduce_op="sum")
     if not bool(suspect):
         return
-    lost = [name for name, t in tensors.items() if not bool(t.isfinite().all())]
-    if not bool(trainer.strategy.reduce(norms.new_tensor(float(len(lost))), reduce_op="sum")):
+    lost = not_finite(tensors)
+    if not bool(trainer.strategy.reduce(norm.new_tensor(float(len(lost))), reduce_op="sum")):
         return  # large numbers, whose squares are not
     what = f"{lost[0]} and {len(lost) - 1} more tensors are" if len(lost) > 1 else "the weights are"
     precision = trainer.precision

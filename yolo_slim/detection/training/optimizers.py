@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from ultralytics.engine.trainer import BaseTrainer
 
 from yolo_slim.detection.network.build import head_of
+from yolo_slim.detection.private import has_static_graph
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
-from yolo_slim.pruning.modules.torch_private import unscale_before_step
+from yolo_slim.pruning import unscale_before_step
 from yolo_slim.wording import brief
 
 #: Settings of a parameter group that are a matter of the machine and not of the training.
@@ -87,7 +88,7 @@ def refuse_static_graph(trainer: Trainer, accumulate: int, remedy: str) -> None:
     Raises:
         MisconfigurationException: With what would do.
     """
-    if accumulate > 1 and getattr(trainer.strategy, "_ddp_kwargs", {}).get("static_graph"):
+    if accumulate > 1 and has_static_graph(trainer):
         raise MisconfigurationException(
             f"static_graph=True: torch's DDP cannot accumulate gradients with it, and {accumulate} batches make a step "
             f"here; leave it out, or {remedy}"

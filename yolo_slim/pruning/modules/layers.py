@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from yolo_slim.pruning.modules.torch_private import BatchNorm, Convolution, TransposedConvolution
+from yolo_slim.pruning.modules.torch_private import BatchNorm, Convolution, TransposedConvolution, tensor_tables
 
 Sides = dict[str, tuple[str, ...]]  # tensor name -> side of each leading axis
 
@@ -80,9 +80,40 @@ def counts(module: nn.Module) -> dict[str, int]:
     return {"num_parameters": module.num_parameters} if isinstance(module, nn.PReLU) else {}
 
 
+def counts_of_weight(module: nn.Module, shape: Sequence[int], groups: int = 1) -> dict[str, int]:
+    """The attributes of :func:`counts` that a stock layer has with a weight of this shape; the inverse of
+    :func:`weight_shape`.
+
+    Args:
+        module: The layer; only its kind counts.
+        shape: Shape of the weight.
+        groups: Groups of a convolution.
+    """  # noqa: D205
+    if isinstance(module, Convolution):
+        first, second = shape[0], shape[1] * groups
+        made, given = (shape[1] * groups, first) if isinstance(module, TransposedConvolution) else (first, second)
+        return {"in_channels": given, "out_channels": made, "groups": groups}
+    if isinstance(module, nn.Linear):
+        return {"in_features": shape[1], "out_features": shape[0]}
+    return dict.fromkeys(counts(module), shape[0])
+
+
+def weight_shape(module: nn.Module, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of a stock layer's weight with the given :func:`counts`."""
+    if isinstance(module, Convolution):
+        first, second, groups = sizes["out_channels"], sizes["in_channels"], sizes["groups"]
+        if isinstance(module, TransposedConvolution):
+            first, second = second, first
+        return (first, second // groups, *module.kernel_size)
+    if isinstance(module, nn.Linear):
+        return sizes["out_features"], sizes["in_features"]
+    return (next(iter(sizes.values())),)
+
+
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers a module owns itself."""
-    own = {**module._parameters, **module._buffers}
+    parameters, buffers = tensor_tables(module)
+    own = {**parameters, **buffers}
     return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
@@ -110,10 +141,10 @@ def install(model: nn.Module, new: Mapping[int, Tensor]) -> list[nn.Module]:
     """
     changed = []
     for module in model.modules():
-        for table in (module._parameters, module._buffers):
+        for table in tensor_tables(module):
             found = {name: new[id(tensor)] for name, tensor in table.items() if id(tensor) in new}
             if found:  # the tables of a scripted module cannot be updated, and none of its tensors is ever replaced
-                table.update(found)  # type: ignore[arg-type]
+                table.update(found)
                 changed.append(module)
     return changed
 

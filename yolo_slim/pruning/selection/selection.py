@@ -80,6 +80,11 @@ class Selection:
         """The budgets that are given, by the names of their fields."""
         return {name: limit for name in BUDGETS if (limit := getattr(self, name)) is not None}
 
+    @property
+    def needs_example(self) -> bool:
+        """Whether it depends on the size of the inputs that the model will be used with."""
+        return bool(self.budgets) or self.per != "channel"
+
     def scaled(self, share: float, dense: Mapping[str, float] | None = None) -> Selection:
         """A part of the way: every ratio multiplied by ``share``, in [0, 1], and budgets that much nearer.
 

@@ -32,19 +32,6 @@ def growing_ratio(epoch: int, epochs: int, ratio: float) -> float:
     return ratio * (1 - (1 - progress) ** 3)
 
 
-def check_growing(selection: Selection) -> None:
-    """Refuses what :class:`Growing` cannot work towards.
-
-    Raises:
-        ValueError: If the selection asks for a latency.
-    """
-    if selection.max_latency_ms is not None:
-        raise ValueError(
-            f"growing cannot work towards max_latency_ms={selection.max_latency_ms:g}, which only a pruned model can "
-            "show; give it a ratio, max_params or max_flops"
-        )
-
-
 class Growing:
     """Lets a growing set of channels fade to exactly zero while the others adapt, so that the prune costs nothing.
 
@@ -80,8 +67,8 @@ class Growing:
     def __init__(
         self, model: nn.Module, graph: ChannelGraph, selection: Selection, cost: CostModel | None = None
     ) -> None:
-        check_growing(selection)
-        if cost is None and (selection.budgets or selection.per != "channel"):
+        self.check(selection)
+        if cost is None and selection.needs_example:
             raise ValueError(f"growing towards {selection} needs the cost of the model: pass cost=CostModel(...)")
         self.graph = graph
         self.selection = selection
@@ -101,6 +88,19 @@ class Growing:
         self._taylor: list[Tensor] = []
         self._factors: dict[str, Tensor] = {}
         self._fading_of: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+
+    @staticmethod
+    def check(selection: Selection) -> None:
+        """Refuses what cannot be worked towards.
+
+        Raises:
+            ValueError: If the selection asks for a latency.
+        """
+        if selection.max_latency_ms is not None:
+            raise ValueError(
+                f"growing cannot work towards max_latency_ms={selection.max_latency_ms:g}, which only a pruned model "
+                "can show; give it a ratio, max_params or max_flops"
+            )
 
     @torch.no_grad()
     def observe_gradients(self) -> None:

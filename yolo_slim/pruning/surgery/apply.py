@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.modules.layers import (
-    counts,
+    counts_of_weight,
     install,
     is_depthwise,
     multiplier,
@@ -16,7 +16,7 @@ from yolo_slim.pruning.modules.layers import (
     side_axes,
     tensors_of,
 )
-from yolo_slim.pruning.modules.torch_private import Convolution, TransposedConvolution
+from yolo_slim.pruning.modules.torch_private import TransposedConvolution
 from yolo_slim.pruning.surgery.plan import PruningPlan
 
 
@@ -93,15 +93,10 @@ def _cut(tensor: Tensor, keep: dict[int, list[int]], indices: dict[int, Tensor])
 def _counts_from_shapes(module: nn.Module, per_group: int) -> dict[str, int]:
     """A layer's counts after its tensors were cut; ``per_group`` is the multiplier of a depthwise one, else 0."""
     shape = next(iter(tensors_of(module).values())).shape
-    if isinstance(module, Convolution):
-        first, second = module.weight.shape[:2]
-        transposed = isinstance(module, TransposedConvolution)
-        groups = first // (1 if transposed else per_group) if per_group else module.groups
-        sizes = (first, second * groups) if transposed else (second * groups, first)
-        return {"in_channels": sizes[0], "out_channels": sizes[1], "groups": groups}
-    if isinstance(module, nn.Linear):
-        return {"in_features": shape[1], "out_features": shape[0]}
-    return dict.fromkeys(counts(module), shape[0])
+    groups = getattr(module, "groups", 1)
+    if per_group:  # one row of the weight per channel, and that many per group
+        groups = shape[0] // (1 if isinstance(module, TransposedConvolution) else per_group)
+    return counts_of_weight(module, shape, groups)
 
 
 def _set_attribute(module: nn.Module, name: str, value: int, dry_run: bool = False) -> None:

@@ -1,13 +1,17 @@
-"""How a Lightning checkpoint carries the sizes of a pruned network."""
+"""Lightning checkpoints of networks whose sizes have changed: what they carry, and how they are written."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from yolo_slim.files import write_whole
 from yolo_slim.pruning.surgery.structure import Structure, apply_structure
 
 #: Where a Lightning checkpoint carries the structure.
@@ -61,3 +65,34 @@ def _among_hparams(checkpoint: Mapping[str, Any]) -> Structure | None:
     if isinstance(found, Mapping) and all(isinstance(sizes, Mapping) for sizes in found.values()):
         return dict(found)
     return None
+
+
+def weights_checkpoint(
+    state: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any], lightning_version: str
+) -> dict[str, Any]:
+    """A Lightning checkpoint of weights alone, which ``load_from_checkpoint`` reads and no fit resumes from.
+
+    Args:
+        state: Tensors by name; they are copied to the CPU.
+        hyper_parameters: Plain data from which the module is built.
+        lightning_version: Of the Lightning that will read it first.
+    """
+    return {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning_version,
+        "state_dict": {name: value.detach().cpu() for name, value in state.items()},
+        "hyper_parameters": dict(hyper_parameters),
+    }
+
+
+def save_whole(content: Any, path: str | Path) -> None:
+    """Does what ``torch.save`` does, with a file that appears whole or not at all; makes its folder.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is unchanged.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()  # torch itself does not survive a full disk
+    torch.save(content, buffer)
+    write_whole(path, buffer.getvalue())

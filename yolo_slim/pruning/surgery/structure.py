@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.pruning.modules.layers import counts, install, set_counts, sides_of, submodule, tensors_of
-from yolo_slim.pruning.modules.torch_private import Convolution, TransposedConvolution
+from yolo_slim.pruning.modules.layers import counts, install, set_counts, sides_of, submodule, tensors_of, weight_shape
 from yolo_slim.wording import brief
 
 Structure = dict[str, dict[str, Any]]
@@ -110,16 +109,8 @@ def _check_shape(name: str, key: str, tensor: Tensor, shape: Any) -> None:
 
 def _shapes(module: nn.Module, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a stock layer with the given counts."""
-    if isinstance(module, Convolution):
-        first, second, groups = sizes["out_channels"], sizes["in_channels"], sizes["groups"]
-        if isinstance(module, TransposedConvolution):
-            first, second = second, first
-        weight, out = (first, second // groups, *module.kernel_size), sizes["out_channels"]
-    elif isinstance(module, nn.Linear):
-        weight, out = (sizes["out_features"], sizes["in_features"]), sizes["out_features"]
-    else:
-        out = next(iter(sizes.values()))
-        weight = (out,)
+    weight = weight_shape(module, sizes)
+    out = sizes.get("out_channels", sizes.get("out_features", next(iter(sizes.values()))))
     vectors = dict.fromkeys(sides_of(module) or {}, (out,))
     return {key: shape for key, shape in {**vectors, "weight": weight}.items() if key in tensors_of(module)}
 

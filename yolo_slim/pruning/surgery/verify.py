@@ -24,16 +24,22 @@ _TOLERANCE_DOUBLE = 1e-7
 
 
 def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: PruningPlan) -> float:
-    """Compares copies of the model in the graph's first pass: dropped channels silenced, and removed.
+    """Removes channels from a model in place, and compares it with a copy in which they are zero.
+
+    Args:
+        model: The model that the graph was traced on, or a copy of it; gets smaller.
+        graph: Its channel graph, whose first pass is run.
+        dropped: Bool (num_groups,), the groups that the plan drops.
+        plan: What stays.
 
     Returns:
         The largest absolute difference of an output, relative to the largest absolute value of that output; inf where
         the smaller model fails to run or returns other shapes.
     """
-    dense, slim = copy.deepcopy(model), copy.deepcopy(model)
+    dense = copy.deepcopy(model)
     silence(dense, graph, dropped)
-    apply_plan(slim, plan)
-    return difference(slim, dense, graph.passes[0])
+    apply_plan(model, plan)
+    return difference(model, dense, graph.passes[0])
 
 
 def difference(slim: nn.Module, dense: nn.Module, run: Pass) -> float:

@@ -1,0 +1,61 @@
+"""The channel graph of a network, in all the ways in which Ultralytics runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.tasks import DetectionModel
+
+from yolo_slim.detection.network.build import head_of
+from yolo_slim.pruning import ChannelGraph, trace, train_but_statistics
+
+#: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
+TRACE_SIZE = 64
+
+
+def size_attributes(net: nn.Module) -> list[str]:
+    """Integer attributes of Ultralytics' blocks that follow a channel count: the halves of C2f and its kin."""
+    return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
+
+
+def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode.
+
+    Raises:
+        ValueError: If the head is an end-to-end one, which has two of each.
+    """
+    head_of(net).shape = None  # a cached size would steer the head's control flow
+    outputs = net(images)
+    raw = outputs[1] if isinstance(outputs, tuple) else outputs
+    if "boxes" not in raw:
+        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be pruned here; take YOLOv8 to 12")
+    return raw["boxes"], raw["scores"]
+
+
+def trace_network(net: DetectionModel) -> ChannelGraph:
+    """The channel graph of a network in all the ways in which Ultralytics runs it: eval, training and export."""
+    images = torch.rand(1, 3, TRACE_SIZE, TRACE_SIZE, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(net.parameters()))  # its device and type
+
+    def evaluation(net: nn.Module) -> Any:
+        return raw_outputs(net.eval(), images)
+
+    def training(net: nn.Module) -> Any:
+        return raw_outputs(train_but_statistics(net), images)
+
+    def export(net: nn.Module) -> Any:
+        # Ultralytics' exporter swaps every forward for forward_split, which splits by C2f.c instead of halving.
+        blocks: list[Any] = [m for m in net.eval().modules() if hasattr(m, "forward_split")]
+        for block in blocks:
+            block.forward = block.forward_split
+        try:
+            return raw_outputs(net, images)
+        finally:
+            for block in blocks:
+                del block.__dict__["forward"]
+
+    passes: list[Callable[[nn.Module], Any]] = [evaluation, training, export]
+    return trace(net, passes=passes)

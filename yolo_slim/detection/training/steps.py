@@ -1,0 +1,84 @@
+"""The optimizer steps of a fit: how many batches make one, and one normalisation of the loss over all its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from yolo_slim.detection.private import foreach_mul_
+from yolo_slim.detection.training.hyperparameters import WarmUp
+
+
+class Steps:
+    """Keeps the steps of one fit, however its images are split over batches and ranks.
+
+    Ultralytics divides the loss of a batch by the target scores in it. Here the sum over the images is kept through
+    accumulation and ranks, and the gradient of a step is divided once, by the target scores of all its images.
+
+    Args:
+        trainer: The Trainer of the fit; its accumulation is changed in the warm-up, and given back.
+        warmup: The ramp of rates, momentum and accumulation.
+    """
+
+    def __init__(self, trainer: Trainer, warmup: WarmUp) -> None:
+        self._trainer = trainer
+        self._given = trainer.accumulate_grad_batches
+        self.warmup = warmup
+        trainer.accumulate_grad_batches = warmup.accumulate
+        self._pending = False  # a group of batches has begun
+
+    def start(self, device: torch.device) -> None:
+        """Starts with empty sums."""
+        self._sums = torch.zeros(2, device=device)  # target scores and images since the last step
+        self._pending = False
+
+    def begin_batch(self, index: int, rate_factor: float) -> None:
+        """Ramps rate, momentum and accumulation up.
+
+        Args:
+            index: Index of the batch, counted over the whole fit.
+            rate_factor: Share of the initial rate that holds in this epoch.
+        """
+        accumulate = self.warmup.apply(self._trainer.optimizers[0].param_groups, index, rate_factor)
+        if not self._pending:  # a group of batches that has begun is finished as it began
+            self._trainer.accumulate_grad_batches = accumulate
+
+    def summed(self, loss: Tensor, target_scores: Tensor, images: int) -> Tensor:
+        """The sum of the losses of a batch's images, from what Ultralytics has divided by their target scores.
+
+        Undone here are that division, Lightning's by the accumulated batches, and DDP's by the ranks. What is left is a
+        plain sum over images, whatever the split.
+
+        Args:
+            loss: Ultralytics' losses times the images, of any shape.
+            target_scores: The sum by which they have been divided.
+            images: Number of images.
+        """
+        self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
+        shares = self._trainer.accumulate_grad_batches * self._trainer.world_size
+        undone = target_scores.clamp(min=1) / images * shares
+        return loss.sum() * undone
+
+    def end_backward(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Before an optimizer step: divides the summed gradients by the target scores of all its images."""
+        trainer = self._trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        self._pending = not (trainer.is_last_batch or progress.current.ready % trainer.accumulate_grad_batches == 0)
+        if self._pending:
+            return
+        target_scores, images = trainer.strategy.reduce(self._sums, reduce_op="sum")
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        foreach_mul_(gradients, images / target_scores.clamp(min=1))
+        self._sums.zero_()
+
+    def end_batch(self) -> None:
+        """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
+        if not self._pending:
+            self._trainer.optimizers[0].zero_grad()
+
+    def give_back(self) -> None:
+        """Gives the Trainer its accumulation back."""
+        self._trainer.accumulate_grad_batches = self._given
