@@ -17,10 +17,10 @@ from pathlib import Path
 import onnxruntime
 import torch
 
-from yolo_slim.commands.export import Exported, export_all, measure
 from yolo_slim.detection import ExportedDetector, ExportOptions, YOLODataModule, read_weights
-from yolo_slim.pruning import latency
+from yolo_slim.pruning import latency_ms
 from yolo_slim.reporting import exports_markdown
+from yolo_slim.workflow.exporting import Exported, export_all, measure
 
 
 def main() -> None:
@@ -70,8 +70,8 @@ def quietest(exported: Sequence[Exported], imgsz: int, rounds: int) -> dict[tupl
         detectors = {(e.format, e.model): ExportedDetector(e.file) for e in exported}
     finally:
         onnxruntime.InferenceSession = session
-    run = partial(latency, example_inputs=torch.rand(1, 3, imgsz, imgsz), repeats=15)
-    turns = [{key: 1000 * run(detector) for key, detector in detectors.items()} for _ in range(rounds)]
+    run = partial(latency_ms, example_inputs=torch.rand(1, 3, imgsz, imgsz), repeats=15)
+    turns = [{key: run(detector) for key, detector in detectors.items()} for _ in range(rounds)]
     return {key: min(turn[key] for turn in turns) for key in detectors}
 
 

@@ -47,7 +47,7 @@ def main() -> None:
         for importance, per, compensation in VARIANTS:
             slim = copy.deepcopy(detector)
             scores = importance_scores(slim.net, graph, importance, taylor)
-            selection = Selection(max_flops=share * 2 * dense.macs, per=per)
+            selection = Selection(max_flops=share * dense.flops, per=per)
             report = prune(slim.net, graph, selection, scores, example_inputs=images, compensation=compensation)
             row = f"| {share:.0%} | {importance.kind} | {per} | {compensation} | {report.parameters_after / 1e6:.3f} M"
             print(f"{row} | {validated(slim, data)[1]:.3f} |", flush=True)

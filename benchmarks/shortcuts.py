@@ -46,7 +46,7 @@ def row(given: argparse.Namespace, share: float, shortcuts: str) -> str:
     detector = YOLODetector(weights=given.weights)
     graph = detector.trace_channels()
     images = torch.zeros(1, 3, given.imgsz, given.imgsz)
-    budget = share * 2 * profile(detector.net, images).macs
+    budget = share * profile(detector.net, images).flops
     taylor = observe_gradients(detector, graph, training_batches(data, BATCHES))
     scores = importance_scores(detector.net, graph, Importance("taylor", reduction="sum"), taylor)
     selection = Selection(max_flops=budget, shortcuts=shortcuts)

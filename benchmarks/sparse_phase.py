@@ -106,7 +106,7 @@ def run(given: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     if setting.penalty is None:
         selections = [Selection(0.0)]
     elif setting.operations is not None:
-        limit = setting.operations * 2 * profile(detector.net, detector.pruning_example).macs
+        limit = setting.operations * profile(detector.net, detector.pruning_example).flops
         selections = [Selection(max_flops=limit, per=setting.per)]
     else:
         selections = [Selection(ratio) for ratio in RATIOS if setting.ratio in (None, ratio)]
@@ -127,7 +127,7 @@ def pruned(given: argparse.Namespace, folder: Path, selection: Selection, finetu
         report = prune_module(detector, selection, compensation=compensation)
         row[compensation] = validated(detector, images(given))[1]
     cost = profile(detector.net, detector.pruning_example)
-    row |= {"ratio": report.reached, "parameters": cost.parameters, "gflops": 2 * cost.macs / 1e9}
+    row |= {"ratio": report.reached, "parameters": cost.parameters, "gflops": cost.gflops}
     row["threshold"] = report.threshold
     if finetuned:
         scores = fit(given, detector, given.finetune, folder / f"finetune_{selection.ratio}", [])["val/map"]

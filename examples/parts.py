@@ -14,7 +14,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from yolo_slim.pruning import latency, profile
+from yolo_slim.pruning import latency_ms, profile
 
 
 def arguments(description: str, epochs: tuple[int, int, int], size: int, batch: int = 8) -> argparse.Namespace:
@@ -99,7 +99,7 @@ class Table:
         times: list[list[float]] = [[] for _ in self.states]
         for _ in range(rounds):
             for (_, module, _), found in zip(self.states, times, strict=True):
-                found.append(1000 * latency(module, self.inputs, repeats=10))
+                found.append(latency_ms(module, self.inputs, repeats=10))
         costs = [profile(module, self.inputs) for _, module, _ in self.states]
         first = costs[0]
         lines = [f"| State | Params | GFLOPs | {self.score.removeprefix('val/')} | Latency |"]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from yolo_slim.commands.config_files import check_config_files, files_first, shorten
+from yolo_slim.commands.complaints import shorten
+from yolo_slim.commands.config_files import check_config_files, files_first
 
 UNION = """Parser key "trainer.callbacks":
   Does not validate against any of the Union subtypes

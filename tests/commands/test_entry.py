@@ -8,6 +8,7 @@ import pytest
 from tests.helpers.places import ROOT
 from yolo_slim import __version__
 from yolo_slim.commands.entry import VERBS, main
+from yolo_slim.commands.verbs import Verb
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy():
@@ -37,6 +38,6 @@ def test_every_verb_reads_its_files_before_the_keys_of_the_command_line(verb, tm
     file = tmp_path / "mine.yaml"
     file.write_text("project: there")
     seen: list[str] = []
-    monkeypatch.setattr("yolo_slim.commands.entry._command", lambda name: seen.extend)
+    monkeypatch.setattr(Verb, "load", lambda verb: seen.extend)
     main([verb, "--project", "here", "-c", str(file)])
     assert seen == [verb, "-c", str(file), "--project", "here"]

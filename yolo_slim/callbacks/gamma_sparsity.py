@@ -116,13 +116,13 @@ class GammaSparsity(Callback):
         if self.penalty == "subgradient" or (self.penalty == "proximal" and half):
             self._precision.switch_on(trainer, pl_module, clipping=self.penalty == "proximal")
 
-    def check(self, pl_module: LightningModule) -> None:
-        """Finds out, before there is a Trainer, whether a fit of a module as it is would be refused.
+    def check(self, target: Target) -> None:
+        """Finds out, before there is a Trainer, whether a fit of a target as it is would be refused.
 
         Raises:
             MisconfigurationException: If it would.
         """
-        SparseFit(Target(pl_module, self.target), self._penalty, self.selection)
+        SparseFit(target, self._penalty, self.selection)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Traces the target as it is now: a resumed fit has rebuilt its structure by this time."""

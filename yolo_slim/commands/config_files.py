@@ -11,18 +11,6 @@ from yolo_slim.wording import brief
 
 #: Keys that hold further keys.
 _SECTIONS = ("data", "model", "trainer")
-#: Lines of jsonargparse's messages that say how it searched, not what is wrong.
-_NOISE = (
-    "Does not validate against any of the Union",
-    "Subtypes:",
-    "Errors:",
-    "- Not a valid subclass of",
-    "Subclass types expect one of:",
-    "- a class path (str)",
-    "- a dict with",
-    "- Expected a <class 'NoneType'>",
-    "Given value type:",
-)
 
 
 def files_first(arguments: Sequence[str]) -> list[str]:
@@ -58,14 +46,6 @@ def check_config_files(arguments: Sequence[str]) -> None:
     for option in _options(arguments):
         if (file := _file_of(option)) is not None:
             _check(Path(file))
-
-
-def shorten(message: str) -> str:
-    """A message without jsonargparse's account of its search, or torch's of the process that the error came from."""
-    if "Original Traceback (most recent call last)" in message:
-        message = message.strip().splitlines()[-1].partition(": ")[2]
-    lines = [line.strip() for line in message.splitlines()]
-    return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(_NOISE))
 
 
 def _is_option(word: str) -> bool:

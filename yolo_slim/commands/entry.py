@@ -5,22 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from yolo_slim.commands.complaints import say_unforeseen, shorten
+from yolo_slim.commands.config_files import check_config_files, files_first
 from yolo_slim.commands.quiet import quieten
+from yolo_slim.commands.verbs import VERBS
+from yolo_slim.version import __version__
 from yolo_slim.wording import printable
-from yolo_slim.workflow.troubles import heeded, say_unforeseen
-
-VERBS = {
-    "fit": "train a detector: baseline, sparse phase or finetune, as the configuration says",
-    "validate": "mAP of a checkpoint on the validation images",
-    "test": "mAP of a checkpoint on the test images",
-    "predict": "draw and write the boxes that a checkpoint finds in images",
-    "prune": "remove the channels that matter least and save the slim model",
-    "export": "write ONNX, TorchScript, OpenVINO, ... files and measure their size, latency and mAP",
-    "slim": "all phases in one resumable command: train, sparse-train, prune, finetune",
-}
+from yolo_slim.workflow import heeded
 
 #: Of an error's line, in characters.
 _LONGEST = 1200
@@ -51,11 +45,9 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
-        print(USAGE.format(verbs="\n".join(f"  {name:10}{text}" for name, text in VERBS.items())), end="")
+        print(USAGE.format(verbs="\n".join(f"  {name:10}{verb.summary}" for name, verb in VERBS.items())), end="")
         return
     if verb == "--version":
-        from yolo_slim import __version__
-
         print(__version__)
         return
     if verb not in VERBS:
@@ -67,13 +59,11 @@ def main(args: Sequence[str] | None = None) -> None:
     quieten(verb)
     import jsonargparse
 
-    from yolo_slim.commands.config_files import check_config_files, files_first, shorten
-
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
     try:
         with heeded("SIGHUP", "SIGTERM"):
             check_config_files(arguments)
-            command = _command(verb)
+            command = VERBS[verb].load()
             with _trusting(trust):
                 command(files_first(arguments))
     except BaseException as error:
@@ -89,18 +79,6 @@ def main(args: Sequence[str] | None = None) -> None:
             message = "what reads the output has ended (broken pipe)"
         go_on = getattr(error, "go_on", "")
         _fail(f"{message}; {go_on}" if go_on else message)
-
-
-def _command(verb: str) -> Callable[[list[str]], None]:
-    if verb == "prune":
-        from yolo_slim.commands.prune import main as command
-    elif verb == "export":
-        from yolo_slim.commands.export import main as command
-    elif verb == "slim":
-        from yolo_slim.commands.slim import main as command
-    else:
-        from yolo_slim.commands.fit import main as command
-    return command
 
 
 def _trusting(trust: bool) -> AbstractContextManager[None]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from yolo_slim import callbacks
+from yolo_slim.callbacks import WeightEMA
+from yolo_slim.commands.lightning_private import DeferredCLI
 from yolo_slim.detection import (
     DivergedError,
     PredictionWriter,
@@ -25,48 +26,76 @@ from yolo_slim.detection import (
     load_network,
 )
 from yolo_slim.wording import say
-from yolo_slim.workflow import fit_parts, launch
-from yolo_slim.workflow.checkpoint_io import keep_whole
-from yolo_slim.workflow.fit_parts import RunCheckpoint
-from yolo_slim.workflow.run_folder import discard_untrained, new_run_folder
+from yolo_slim.workflow import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    EpochLines,
+    RunCheckpoint,
+    as_stopped,
+    discard_untrained,
+    keep_whole,
+    loggers,
+    new_run_folder,
+    quiet_bar,
+    rank,
+    watchers,
+)
 
 #: Every run is logged, checkpointed and averaged unless its configuration says otherwise.
 DEFAULTS = {
-    **{f"checkpoint.{key}": value for key, value in fit_parts.BEST.items()},
+    **{f"checkpoint.{key}": value for key, value in BEST_CHECKPOINT.items()},
     "trainer.num_sanity_val_steps": 0,
     "trainer.log_every_n_steps": 10,
     "trainer.enable_model_summary": False,
 }
 
 
-class SlimCLI(LightningCLI):
+class SlimCLI(DeferredCLI):
     """LightningCLI for :class:`YOLODetector` and :class:`YOLODataModule`.
 
     It adds ``--name`` and ``--project`` (the run folder, which no other run ever overwrites), ``--ema`` and
     ``--checkpoint``, and links class names and image size of the data to the model.
+
+    Args:
+        arguments: The verb, and its keys and values.
+
+    Attributes:
+        run_folder: The folder of the run, once it has been made.
     """
 
     run_folder: Path | None = None
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        strict = {"allow_abbrev": False, "exit_on_error": False}
+        super().__init__(
+            YOLODetector,
+            YOLODataModule,
+            # LightningCLI warns about arguments that are given and also stand on the command line.
+            args=None if list(arguments) == sys.argv[1:] else list(arguments),
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs=strict | {verb: strict for verb in self.subcommands()},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the keys of ours."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run; by default the verb.")
         parser.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
-        parser.add_lightning_class_args(callbacks.WeightEMA, "ema")
+        parser.add_lightning_class_args(WeightEMA, "ema")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(DEFAULTS)
         parser.link_arguments("data.imgsz", "model.imgsz")
         parser.link_arguments("data.names", "model.names", apply_on="instantiate")
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        if config.get("enable_checkpointing") is False:  # the user's own stay, and Lightning refuses them
-            callbacks = [callback for callback in callbacks if not isinstance(callback, RunCheckpoint)]
-            extra = self.trainer_defaults["callbacks"]
-            self.trainer_defaults["callbacks"] = [c for c in extra if not isinstance(c, RunCheckpoint)]
-        return super()._instantiate_trainer(config, callbacks)
-
-    def _parse_ckpt_path(self) -> None:
-        """Leaves the configuration alone: a checkpoint rebuilds the network, it does not set rates or paths."""
+    def choose_callbacks(self, config: dict[str, Any], callbacks: list[Callback]) -> list[Callback]:
+        """Leaves our checkpoints out where there shall be none; the user's own stay, and Lightning refuses them."""
+        if config.get("enable_checkpointing") is not False:
+            return callbacks
+        extra = self.trainer_defaults["callbacks"]
+        self.trainer_defaults["callbacks"] = [c for c in extra if not isinstance(c, RunCheckpoint)]
+        return [callback for callback in callbacks if not isinstance(callback, RunCheckpoint)]
 
     def before_instantiate_classes(self) -> None:
         """Refuses a checkpoint that cannot be used, and verbs that would judge an untrained network.
@@ -75,15 +104,15 @@ class SlimCLI(LightningCLI):
             FileNotFoundError: If there is no such checkpoint.
             ValueError: If it does not serve the verb, or if there is none.
         """
-        checkpoint, model = self._get(self.config, "ckpt_path"), self._get(self.config, "model")
-        data, saver = self._get(self.config, "data"), self._get(self.config, "checkpoint")
+        checkpoint, model = self.parsed("ckpt_path"), self.parsed("model")
+        data, saver = self.parsed("data"), self.parsed("checkpoint")
         paths = {"ckpt_path": checkpoint, "model.weights": model.weights, "model.model": model.model}
         paths |= {"data.data": data.data, "data.source": data.source, "checkpoint.dirpath": saver.dirpath}
-        expect_given(**paths, **{key: self._get(self.config, key) for key in ("name", "project")})
+        expect_given(**paths, **{key: self.parsed(key) for key in ("name", "project")})
         if checkpoint and str(checkpoint).endswith(".pt"):
             raise ValueError(f"ckpt_path={checkpoint}: expected a .ckpt; give a .pt as --model.weights")
         if checkpoint and self.subcommand == "fit":
-            done, epochs = check_resumable(checkpoint), self._get(self.config, "trainer").max_epochs
+            done, epochs = check_resumable(checkpoint), self.parsed("trainer").max_epochs
             if epochs is not None and done >= epochs > 0:
                 raise ValueError(
                     f"{checkpoint} has been trained for {done} epochs, and max_epochs={epochs}: there is nothing to go "
@@ -101,45 +130,46 @@ class SlimCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the run folder, once data and model are known to be good, and the Trainer that writes there."""
-        given = self._get(self.config_init, "trainer")
+        given = self.instantiated("trainer")
         if given.get("barebones"):
             raise ValueError("trainer.barebones: nothing is logged or saved with it; leave it out")
         if given.get("default_root_dir"):
             raise ValueError("trainer.default_root_dir: --project and --name say where a run is; leave it out")
-        fitting = self.subcommand == "fit"
-        folder = new_run_folder(
-            self._get(self.config, "project"), self._get(self.config, "name") or str(self.subcommand)
-        )
+        folder = new_run_folder(self.parsed("project"), self.parsed("name") or str(self.subcommand))
         self.run_folder = folder
-        bar = given.get("enable_progress_bar")
-        kwargs["default_root_dir"] = str(folder)
-        own_bar = any(isinstance(callback, ProgressBar) for callback in _listed(given.get("callbacks")))
-        if not own_bar:
-            kwargs |= fit_parts.quiet_bar(bar)
-        if given.get("logger") in (None, True):
-            kwargs["logger"] = fit_parts.loggers(folder) if fitting else False
-        extra = fit_parts.watchers(bar is not False and not own_bar, fitting, given.get("logger") is not False)
-        if fitting:
-            extra.append(RunCheckpoint(self._get(self.config, "checkpoint").dirpath or folder, **fit_parts.LAST))
-        if self.subcommand == "predict":
-            extra.append(PredictionWriter(folder))
-        self.trainer_defaults = {"callbacks": extra}
         try:
-            trainer = super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs, **self._own_arguments(folder, given))
         except BaseException as error:
-            if launch.rank() == 0:
+            if rank() == 0:
                 discard_untrained(folder)
             if isinstance(error, (ImportError, RuntimeError)):  # two callbacks of one kind, a package that is missing
                 raise ValueError(f"there can be no Trainer with these trainer.* settings: {error}") from error
             raise
         # What prints an epoch comes after all that log it; Lightning wants checkpoints last.
         ordered: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        ordered.sort(key=lambda c: (isinstance(c, ModelCheckpoint), isinstance(c, fit_parts.EpochLines)))
+        ordered.sort(key=lambda c: (isinstance(c, ModelCheckpoint), isinstance(c, EpochLines)))
         for saver in trainer.checkpoint_callbacks:
             if isinstance(saver, RunCheckpoint) and saver.dirpath is None:
                 saver.dirpath = str(folder)
         keep_whole(trainer, folder)
         return trainer
+
+    def _own_arguments(self, folder: Path, given: Any) -> dict[str, Any]:
+        """The Trainer's arguments that a run folder needs, beside those that the user gives."""
+        fitting, bar = self.subcommand == "fit", given.get("enable_progress_bar")
+        own: dict[str, Any] = {"default_root_dir": str(folder)}
+        own_bar = any(isinstance(callback, ProgressBar) for callback in _listed(given.get("callbacks")))
+        if not own_bar:
+            own |= quiet_bar(bar)
+        if given.get("logger") in (None, True):
+            own["logger"] = loggers(folder) if fitting else False
+        extra = watchers(bar is not False and not own_bar, fitting, given.get("logger") is not False)
+        if fitting:
+            extra.append(RunCheckpoint(self.parsed("checkpoint").dirpath or folder, **LAST_CHECKPOINT))
+        if self.subcommand == "predict":
+            extra.append(PredictionWriter(folder))
+        self.trainer_defaults = {"callbacks": extra}
+        return own
 
 
 def _listed(callbacks: Any) -> list[Any]:
@@ -151,14 +181,14 @@ def main(arguments: Sequence[str]) -> None:
     """Runs ``fit``, ``validate``, ``test`` or ``predict``."""
     cli = None
     try:
-        cli = _Prepared(arguments)
+        cli = SlimCLI(arguments)
         cli.run()
     except BaseException as stop:
         if cli is None or cli.run_folder is None:
             raise
-        if launch.rank() == 0 and not cli.trainer.current_epoch:
+        if rank() == 0 and not cli.trainer.current_epoch:
             discard_untrained(cli.run_folder)
-        stop = fit_parts.as_stopped(stop, cli.trainer)
+        stop = as_stopped(stop, cli.trainer)
         last = cli.run_folder / "last.ckpt"
         of_input = isinstance(stop, (ValueError, MisconfigurationException)) and not isinstance(stop, DivergedError)
         if last.is_file() and not of_input:
@@ -166,29 +196,5 @@ def main(arguments: Sequence[str]) -> None:
         raise stop from None
     if cli.run_folder is not None and getattr(cli.trainer, "fast_dev_run", False):
         discard_untrained(cli.run_folder)
-    elif launch.rank() == 0:
+    elif rank() == 0:
         say(f"Everything of this run is in {cli.run_folder}")
-
-
-class _Prepared(SlimCLI):
-    """Parses and instantiates at once, but runs when told to, so that a failure still knows its run folder."""
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        strict = {"allow_abbrev": False, "exit_on_error": False}
-        super().__init__(
-            YOLODetector,
-            YOLODataModule,
-            # LightningCLI warns about arguments that are given and also stand on the command line.
-            args=None if list(arguments) == sys.argv[1:] else list(arguments),
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs=strict | {verb: strict for verb in self.subcommands()},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        self._verb = subcommand
-
-    def run(self) -> None:
-        super()._run_subcommand(self._verb)

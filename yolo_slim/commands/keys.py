@@ -1,10 +1,14 @@
-"""Keys that the verbs of the command line share."""
+"""Keys that verbs of the command line share."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from yolo_slim.detection import YOLODataModule
+from yolo_slim.pruning import Importance, Selection
+from yolo_slim.workflow import PruneSettings
 
 
 def verb_parser(verb: str, description: str, name_help: str = "Name of the run folder.") -> ArgumentParser:
@@ -15,14 +19,28 @@ def verb_parser(verb: str, description: str, name_help: str = "Name of the run f
         description: What its help begins with.
         name_help: Help of the key ``name``.
     """
-    found = ArgumentParser(prog=f"train.py {verb}", description=description, allow_abbrev=False, exit_on_error=False)
-    found.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
-    found.add_argument("--name", type=str, default=verb, help=name_help)
-    found.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
-    return found
+    keys = ArgumentParser(prog=f"train.py {verb}", description=description, allow_abbrev=False, exit_on_error=False)
+    keys.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
+    keys.add_argument("--name", type=str, default=verb, help=name_help)
+    keys.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
+    return keys
 
 
-def add_measuring_data(found: ArgumentParser) -> None:
-    """The keys of data that a model is measured with, not trained."""
+def add_measuring_data(keys: ArgumentParser) -> None:
+    """Adds the keys of data that a model is measured with, not trained."""
     skipped = {"imgsz", "workers", "cache", "augment", "source"}
-    found.add_class_arguments(YOLODataModule, "data", skip=skipped, instantiate=False)
+    keys.add_class_arguments(YOLODataModule, "data", skip=skipped, instantiate=False)
+
+
+def add_prune_arguments(keys: ArgumentParser, group: str | None = None) -> None:
+    """Adds the keys of :class:`PruneSettings`, for the verb and for the recipe."""
+    prefix = f"{group}." if group else ""
+    keys.add_class_arguments(Selection, f"{prefix}selection")
+    keys.add_class_arguments(Importance, f"{prefix}importance")
+    keys.add_class_arguments(PruneSettings, group, skip={"selection", "importance"}, instantiate=False)
+
+
+def prune_arguments(given: Any) -> dict[str, Any]:
+    """The arguments of :class:`PruneSettings` among instantiated keys."""
+    names = ("selection", "importance", "compensation", "recalibrate", "batches")
+    return {name: given[name] for name in names}

@@ -3,7 +3,7 @@
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.graph.passes import Pass, default_passes, train_but_statistics
 from yolo_slim.pruning.graph.tracing import trace
-from yolo_slim.pruning.measure.latency import latency, onnx_latency
+from yolo_slim.pruning.measure.latency import latencies_ms, latency_ms, onnx_latency_ms
 from yolo_slim.pruning.measure.profile import profile
 from yolo_slim.pruning.modules.layers import counts_of_weight
 from yolo_slim.pruning.modules.restored import restored
@@ -62,9 +62,10 @@ __all__ = [
     "gamma_importance",
     "gamma_magnitudes",
     "importance_scores",
-    "latency",
+    "latencies_ms",
+    "latency_ms",
     "make_plan",
-    "onnx_latency",
+    "onnx_latency_ms",
     "profile",
     "prune",
     "recalibrate",

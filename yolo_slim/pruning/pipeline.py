@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.graph import ChannelGraph, Fixed, expect_fit
-from yolo_slim.pruning.measure.latency import latency
+from yolo_slim.pruning.measure.latency import latency_ms
 from yolo_slim.pruning.repair.compensate import Compensated, compensate
 from yolo_slim.pruning.repair.dead_inputs import leave_constants
 from yolo_slim.pruning.scores.importance import gamma_importance
@@ -247,6 +247,6 @@ def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> Ca
     def measure(dropped: Tensor) -> float:
         slim = copy.deepcopy(model)
         apply_plan(slim, make_plan(graph, dropped))
-        return 1000 * latency(slim, example_inputs)
+        return latency_ms(slim, example_inputs)
 
     return None if example_inputs is None else measure

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from yolo_slim.callbacks import GammaMonitor, GammaSparsity
-from yolo_slim.workflow.troubles import Stopped
+from yolo_slim.workflow.signals import Stopped
 
 
 class EpochLines(Callback):
@@ -57,9 +57,14 @@ def loggers(folder: Path) -> list[Logger]:
 
 
 #: ``best.ckpt``: the epoch of the highest mAP.
-BEST: dict[str, Any] = {"filename": "best", "monitor": "val/map", "mode": "max", "enable_version_counter": False}
+BEST_CHECKPOINT: dict[str, Any] = {
+    "filename": "best",
+    "monitor": "val/map",
+    "mode": "max",
+    "enable_version_counter": False,
+}
 #: ``last.ckpt``: every epoch, validated or not. Lightning's ``save_last`` writes only when there is a new best.
-LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": True}
+LAST_CHECKPOINT: dict[str, Any] = {"filename": "last", "enable_version_counter": False, "save_on_train_epoch_end": True}
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -86,7 +91,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 def checkpoints(folder: Path) -> list[Callback]:
     """Keeps ``best.ckpt`` and ``last.ckpt`` in a run folder."""
-    return [RunCheckpoint(folder, **BEST), RunCheckpoint(folder, **LAST)]
+    return [RunCheckpoint(folder, **BEST_CHECKPOINT), RunCheckpoint(folder, **LAST_CHECKPOINT)]
 
 
 def watchers(progress_bar: bool = True, fitting: bool = True, logging: bool = True) -> list[Callback]:

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from yolo_slim.detection import load_network
-from yolo_slim.pruning import gamma_magnitudes, latency, profile, small_share
+from yolo_slim.pruning import gamma_magnitudes, latencies_ms, profile, small_share
 
 
-def size_of(net: nn.Module, imgsz: int) -> dict[str, float]:
-    """Size and sparsity of a network.
+@dataclass(frozen=True)
+class Size:
+    """Size and sparsity of a network."""
 
-    Returns:
-        ``parameters``, ``gflops`` of one image at ``imgsz`` pixels, ``small_gammas`` (share of the gammas whose
-        absolute value is below 1e-2).
-    """
+    parameters: int
+    """Number of parameters."""
+    gflops: float
+    """Floating-point operations of one image, in 1e9."""
+    small_gammas: float
+    """Share of the gammas with an absolute value below 1e-2, in [0, 1]."""
+
+
+def size_of(net: nn.Module, imgsz: int) -> Size:
+    """Measures a network for images of ``imgsz`` pixels."""
     images = torch.zeros(1, 3, imgsz, imgsz, device=next(net.parameters()).device)
     found = profile(net, images)
-    return {
-        "parameters": found.parameters,
-        "gflops": 2 * found.macs / 1e9,
-        "small_gammas": small_share(gamma_magnitudes(net)),
-    }
+    return Size(found.parameters, found.gflops, small_share(gamma_magnitudes(net)))
 
 
-def latencies(paths: Mapping[str, str | Path], imgsz: int, rounds: int = 5) -> dict[str, float]:
-    """Median milliseconds per image of several networks, taken in turn so that a busy machine slows all alike.
+def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str, float]:
+    """The median milliseconds per image of several networks as they are deployed.
 
-    Each is fused (BatchNorm folded into its convolution) as Ultralytics does before it is deployed, and run on the
-    device at hand with one image per batch.
+    Each is fused (BatchNorm folded into its convolution) as Ultralytics does before that, and run on the device at hand
+    with one image per batch, in turn with the others.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = torch.rand(1, 3, imgsz, imgsz, device=device)
-    nets = {state: copy.deepcopy(load_network(path)).eval().fuse(verbose=False) for state, path in paths.items()}
-    times: dict[str, list[float]] = {state: [] for state in nets}
-    for _ in range(rounds):
-        for state, net in nets.items():
-            times[state].append(latency(net.to(device), images, repeats=10))
-    return {state: 1000 * _median(values) for state, values in times.items()}
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    nets = {key: load_network(path).eval().fuse(verbose=False).to(device) for key, path in paths.items()}
+    return latencies_ms({key: (net, images) for key, net in nets.items()})

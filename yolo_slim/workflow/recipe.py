@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from yolo_slim.callbacks import WeightEMA, check_epochs, check_strategy
-from yolo_slim.callbacks.slim_checkpoint import needs_example
-from yolo_slim.commands.prune import prune_file
+from yolo_slim.callbacks import Target, WeightEMA, check_strategy
 from yolo_slim.detection import SCORE_NAMES, DivergedError, YOLODetector, check_resumable, load_network
 from yolo_slim.files import write_whole
-from yolo_slim.pruning import check_prune as check
+from yolo_slim.pruning import check_prune
 from yolo_slim.reporting import StateRow
 from yolo_slim.wording import printable, say
 from yolo_slim.workflow import fit_parts, launch
 from yolo_slim.workflow.checkpoint_io import keep_whole
-from yolo_slim.workflow.measuring import latencies, size_of
+from yolo_slim.workflow.measuring import deployed_latencies, size_of
+from yolo_slim.workflow.pruning import prune_file
 from yolo_slim.workflow.results import merge_metrics, read_result, set_metrics_aside, write_results
-from yolo_slim.workflow.troubles import Stopped
+from yolo_slim.workflow.settings import RecipeSettings, SparsePhase
+from yolo_slim.workflow.signals import Stopped
 
 #: Folder of a phase -> state of the model after it, and the checkpoint that goes on.
 PHASES = {
@@ -39,6 +41,30 @@ RESULT = "result.yaml"
 WAIT_SECONDS = 1800
 
 
+class RecipeResult(NamedTuple):
+    """What a recipe leaves: a row for each state of the model, and the checkpoint of each state."""
+
+    rows: list[StateRow]
+    checkpoints: dict[str, str]
+
+
+def run_recipe(settings: RecipeSettings, folder: str | Path) -> RecipeResult:
+    """Trains, sparse-trains, prunes and finetunes a detector, or goes on with that.
+
+    Args:
+        settings: The phases.
+        folder: The run folder, which exists. A phase is complete when its folder holds ``result.yaml``; complete phases
+            are taken as they are, see :func:`yolo_slim.workflow.recipe_folder` for what may have changed since.
+
+    Returns:
+        What stands in ``results.md``; empty on ranks other than 0.
+
+    Raises:
+        ValueError: If something that a later phase would refuse is wrong with the settings, or a file is damaged.
+    """
+    return Recipe(settings, Path(folder)).run()
+
+
 class Recipe:
     """Runs the phases that are not complete yet and writes the results.
 
@@ -47,47 +73,37 @@ class Recipe:
     fit, its Trainer or its average reaches a later one but through the checkpoint.
 
     Args:
-        instantiate: Makes the objects of the configuration anew, see :func:`yolo_slim.commands.slim.parser`.
+        settings: The phases.
         folder: The run folder.
     """
 
-    def __init__(self, instantiate: Callable[[], Any], folder: Path) -> None:
-        self.instantiate = instantiate
+    def __init__(self, settings: RecipeSettings, folder: Path) -> None:
+        self.settings = settings
         self.folder = folder
-        self.given = instantiate()
+        self._imgsz = settings.data.imgsz
 
-    def run(self) -> list[StateRow]:
-        """Runs all enabled phases and returns the rows of the results table."""
+    def run(self) -> RecipeResult:
+        """Runs all enabled phases and writes the results."""
         self._check()
-        given = self.given
-        weights: str | None = given.model.weights
-        weights = self._train("baseline", weights) if given.baseline.enabled else weights or given.model.model
+        settings = self.settings
+        weights = settings.weights
+        weights = self._train("baseline", weights) if settings.baseline.enabled else weights or settings.model
         self._measure("baseline", weights)
-        if given.sparse.enabled:
+        if settings.sparse.enabled:
             weights = self._train("sparse", weights)
             self._measure("sparse", weights)
-        if given.prune.enabled:
+        if settings.prune.enabled:
             weights = self._prune(weights)
             self._measure("prune", weights)
-        if given.finetune.enabled:
+        if settings.finetune.enabled:
             weights = self._train("finetune", weights)
             self._measure("finetune", weights)
-        return self._results() if launch.rank() == 0 else []
+        return self._results() if launch.rank() == 0 else RecipeResult([], {})
 
     def _check(self) -> None:
         """Finds out now, not after hours of training, what a later phase would refuse."""
-        given = self.given
-        for phase in ("baseline", "sparse", "finetune"):
-            if given[phase].enabled and given[phase].epochs < 1:
-                raise ValueError(
-                    f"{phase}.epochs={given[phase].epochs}: expected at least 1; {phase}.enabled false leaves it out"
-                )
-        model = given.model
-        if not given.baseline.enabled and not model.weights and not model.model.endswith(".pt"):
-            raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
-        if given.sparse.enabled:
-            check_epochs(given.sparse.epochs, given.sparse.sparsity.penalty, "sparse.epochs")
-        trainer = self._trainer(self.instantiate(), logger=False, callbacks=[], enable_checkpointing=False)
+        settings = self.settings
+        trainer = self._trainer(logger=False, callbacks=[], enable_checkpointing=False)
         if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
             name = "fast_dev_run" if trainer.fast_dev_run else "barebones"  # type: ignore[attr-defined]
             raise ValueError(
@@ -99,16 +115,17 @@ class Recipe:
                 "trainer.limit_val_batches 0: every phase is measured on validation images; leave it out "
                 "(trainer.check_val_every_n_epoch says how often they are looked at in training)"
             )
-        if given.sparse.enabled:
+        if settings.sparse.enabled:
             check_strategy(trainer, "GammaSparsity")
-        if given.sparse.enabled or given.prune.enabled:
-            detector = YOLODetector(model.model, given.data.names, model.weights, given.data.imgsz)
-            if not given.baseline.enabled:
+        if settings.sparse.enabled or settings.prune.enabled:
+            detector = YOLODetector(settings.model, settings.data.names, settings.weights, self._imgsz)
+            if not settings.baseline.enabled:
                 detector.setup("validate")  # whether the weights know the classes
-            example = detector.pruning_example if needs_example(given.prune.selection) else None
-            if given.sparse.enabled:
-                given.sparse.sparsity.check(detector)
-            check(detector.net, detector.trace_channels(), given.prune.selection, example, given.prune.compensation)
+            target, prune = Target(detector), settings.prune
+            if settings.sparse.enabled:
+                settings.sparse.sparsity.check(target)
+            example = target.example_for(prune.selection)
+            check_prune(target.model, target.graph, prune.selection, example, prune.compensation)
 
     # Phases
 
@@ -116,25 +133,23 @@ class Recipe:
         folder = self.folder / phase
         if (folder / RESULT).is_file() and (kept := self._kept(phase)) is not None:
             return kept
-        parts = self.instantiate()
-        settings = parts[phase]
+        settings, data = self.settings.fits[phase], self.settings.data.fresh()
         self._say(f"{phase}: {settings.epochs} epochs")
-        seed_everything(parts.seed, workers=True, verbose=False)
-        detector = YOLODetector(parts.model.model, parts.data.names, weights, parts.data.imgsz, settings.hyp)
-        extra: list[Callback] = [settings.sparsity] if phase == "sparse" else []
+        seed_everything(self.settings.seed, workers=True, verbose=False)
+        detector = YOLODetector(self.settings.model, data.names, weights, self._imgsz, settings.hyp)
+        extra: list[Callback] = [copy.deepcopy(settings.sparsity)] if isinstance(settings, SparsePhase) else []
         resumed = _sound(_beside(folder / "last.ckpt"), check_resumable)
         if launch.rank() == 0:
             set_metrics_aside(folder)
         started = time.time()
         trainer = self._trainer(
-            parts,
             max_epochs=settings.epochs,
             default_root_dir=str(folder),
             logger=fit_parts.loggers(folder),
             callbacks=[WeightEMA(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
         )
         try:
-            trainer.fit(detector, datamodule=parts.data, ckpt_path=resumed)
+            trainer.fit(detector, datamodule=data, ckpt_path=resumed)
         except BaseException as stop:
             if isinstance(stop, DivergedError):
                 stop.go_on = f"delete {folder} to have the phase run again with other settings"
@@ -158,11 +173,10 @@ class Recipe:
                 self._say(f"{error}: it is pruned again")
             else:
                 return str(slim)
-        self._say(f"prune: {self.given.prune.selection}")
+        self._say(f"prune: {self.settings.prune.selection}")
         if launch.rank() == 0:
             folder.mkdir(exist_ok=True)
-            parts = self.instantiate()
-            prune_file(weights, parts.prune, folder, parts.data, parts.data.imgsz)
+            prune_file(weights, self.settings.prune, folder, self.settings.data.fresh(), self._imgsz)
         launch.wait_for(slim, WAIT_SECONDS)
         return str(slim)
 
@@ -171,18 +185,18 @@ class Recipe:
         if file.is_file():
             read_result(file)
             return
-        parts = self.instantiate()
-        detector = YOLODetector(weights=weights, names=parts.data.names, imgsz=parts.data.imgsz)
-        trainer = self._trainer(parts, logger=False, callbacks=[], enable_checkpointing=False)
+        data = self.settings.data.fresh()
+        detector = YOLODetector(weights=weights, names=data.names, imgsz=self._imgsz)
+        trainer = self._trainer(logger=False, callbacks=[], enable_checkpointing=False)
         try:
-            scores = trainer.validate(detector, datamodule=parts.data, verbose=False)[0]
+            scores = trainer.validate(detector, datamodule=data, verbose=False)[0]
         except BaseException as stop:
             raise fit_parts.as_stopped(stop, trainer) from None
         detector.float()
         if launch.rank() != 0:
             return
         result: dict[str, Any] = {"state": PHASES[phase][0], "checkpoint": str(weights)}
-        result |= size_of(detector.net, parts.data.imgsz)
+        result |= asdict(size_of(detector.net, self._imgsz))
         result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
         self._say(
             f"{result['state']}: {result['parameters'] / 1e6:.3f} M parameters, {result['gflops']:.2f} GFLOPs, "
@@ -192,20 +206,20 @@ class Recipe:
         file.parent.mkdir(exist_ok=True)
         write_whole(file, yaml.safe_dump(result, sort_keys=False))
 
-    def _results(self) -> list[StateRow]:
+    def _results(self) -> RecipeResult:
         files = {p: self.folder / p / RESULT for p in PHASES}
         results = {p: read_result(f) for p, f in files.items() if f.is_file()}
-        data = self.given.data
         paths: dict[str, str] = {}
         for phase, result in results.items():
             recorded = Path(result["checkpoint"])
             kept = _beside(self.folder / phase / PHASES[phase][1])
             paths[phase] = _sound([recorded, *kept], load_network) or str(recorded)
-        times = latencies(paths, data.imgsz)
+        times = deployed_latencies(paths, self._imgsz)
         fields = ("state", "parameters", "gflops", *SCORE_NAMES, "small_gammas")
         rows = [StateRow(**{k: r[k] for k in fields}, latency_ms=times[p]) for p, r in results.items()]
-        write_results(self.folder, rows, {r["state"]: paths[p] for p, r in results.items()}, data.data, data.imgsz)
-        return rows
+        checkpoints = {r["state"]: paths[p] for p, r in results.items()}
+        write_results(self.folder, rows, checkpoints, str(self.settings.data.data), self._imgsz)
+        return RecipeResult(rows, checkpoints)
 
     def _kept(self, phase: str) -> str | None:
         """The checkpoint of a phase that the next one goes on with; None where it has to be trained once more.
@@ -216,9 +230,8 @@ class Recipe:
         found = _sound(_beside(self.folder / phase / PHASES[phase][1]), load_network)
         return found if found is None or phase != "sparse" or Path(found).name == PHASES[phase][1] else None
 
-    @staticmethod
-    def _trainer(parts: Any, **own: Any) -> Trainer:
-        shared = {k: v for k, v in vars(parts.trainer).items() if v is not None}
+    def _trainer(self, **own: Any) -> Trainer:
+        shared = copy.deepcopy(self.settings.trainer)  # a strategy is one of a single Trainer
         bar = fit_parts.quiet_bar(shared.pop("enable_progress_bar", None))
         trainer = Trainer(**{**shared, "num_sanity_val_steps": 0, "enable_model_summary": False, **bar, **own})
         keep_whole(trainer, Path(trainer.default_root_dir))

@@ -10,14 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from yolo_slim.detection import SCORE_NAMES, load_network
 from yolo_slim.documents import read_yaml
 from yolo_slim.files import whole, write_whole
 from yolo_slim.pruning import gamma_magnitudes
-from yolo_slim.reporting import StateRow, gamma_histograms, states_markdown, states_table, training_curves, write_report
-from yolo_slim.wording import say
+from yolo_slim.reporting import StateRow, gamma_histograms, states_markdown, training_curves, write_report
 
 METRICS = "metrics.csv"
 FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
@@ -26,7 +24,7 @@ FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE
 def write_results(
     folder: Path, rows: Sequence[StateRow], checkpoints: Mapping[str, str], data: str, imgsz: int
 ) -> None:
-    """Prints the table and writes ``results.md``, ``report.html`` and the plots into the run folder.
+    """Writes ``results.md``, ``report.html`` and the plots into the run folder.
 
     Args:
         folder: The run folder.
@@ -47,9 +45,6 @@ def write_results(
     title = f"yolo_slim: {folder.name}"
     page = folder / "report.html"
     write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], _plots(folder, checkpoints), notes)
-    Console().print(states_table(rows))
-    say(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
-    say(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
 
 
 def read_result(file: Path) -> dict[str, Any]:

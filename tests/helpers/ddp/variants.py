@@ -166,14 +166,14 @@ def prune_to_milliseconds() -> dict[str, Any]:
     """A prune to a latency that each rank measures differently."""
     rank, model = int(os.environ["LOCAL_RANK"]), Toy()
     pruning = sys.modules["yolo_slim.pruning.pipeline"]
-    measure = pruning.latency
-    pruning.latency = lambda net, *_: sum(p.numel() for p in net.parameters()) * (1 + rank) / 1000
+    measure = pruning.latency_ms
+    pruning.latency_ms = lambda net, *_: sum(p.numel() for p in net.parameters()) * (1 + rank)
     budget = 0.6 * sum(p.numel() for p in model.parameters())
     images = DataLoader(toy_loader(STEPS * BATCH).dataset, batch_size=BATCH)
     with tempfile.TemporaryDirectory() as folder:
         callback = ChannelPruning(selection=Selection(max_latency_ms=budget, min_channels=2), dirpath=folder)
         toy_trainer(folder, devices=2, strategy="ddp", max_epochs=1, callbacks=[callback]).fit(model, images)
-    pruning.latency = measure
+    pruning.latency_ms = measure
     report = callback.report
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},

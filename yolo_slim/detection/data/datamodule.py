@@ -128,6 +128,13 @@ class YOLODataModule(L.LightningDataModule):
         self._train: SeededDataset | None = None
         self._mosaic_closed = False
 
+    def fresh(self, **changes: Any) -> YOLODataModule:
+        """Return another data module with the same arguments, but for the given ones; nothing of a Trainer is kept."""
+        arguments: dict[str, Any] = {"data": self.data, "imgsz": self._imgsz, "batch": self.batch}
+        arguments |= {"workers": self.workers, "cache": self.cache, "single_cls": self.single_cls}
+        arguments |= {"augment": self.augment, "source": self.source}
+        return YOLODataModule(**arguments | changes)
+
     @property
     def imgsz(self) -> int:
         """Side of the images in pixels."""

@@ -12,7 +12,7 @@ from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import ChannelGraph, Taylor, restored, train_but_statistics
 
-PLAIN = Augmentation(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0, mosaic=0)
+UNCHANGED = Augmentation(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0, mosaic=0)
 
 
 def training_batches(data: YOLODataModule, count: int) -> list[dict[str, Any]]:
@@ -30,10 +30,10 @@ def training_batches(data: YOLODataModule, count: int) -> list[dict[str, Any]]:
     """
     if count < 1:
         raise ValueError(f"batches={count}: expected at least 1 batch of training images")
-    plain = YOLODataModule(data.data, data.imgsz, data.batch, workers=0, single_cls=data.single_cls, augment=PLAIN)
-    plain.prepare_data()
-    plain.setup("fit")
-    return [plain.on_after_batch_transfer(batch, 0) for batch in islice(plain.train_dataloader(), count)]
+    still = data.fresh(imgsz=data.imgsz, workers=0, cache="none", augment=UNCHANGED)
+    still.prepare_data()
+    still.setup("fit")
+    return [still.on_after_batch_transfer(batch, 0) for batch in islice(still.train_dataloader(), count)]
 
 
 def relabelled(batches: list[dict[str, Any]], indices: list[int]) -> list[dict[str, Any]]:

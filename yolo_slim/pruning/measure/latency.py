@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from yolo_slim.pruning.graph.axes import leaves
 from yolo_slim.pruning.modules.restored import restored
 
+K = TypeVar("K")
+
 WARM_UP = 3  # forwards that do not count: caches fill, kernels are chosen
 
 
 @torch.no_grad()
-def latency(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
-    """Median time of a forward in eval mode, in seconds, after three that do not count.
+def latency_ms(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
+    """The median time of a forward in eval mode, in milliseconds, after three that do not count.
 
     Args:
         model: the model; it comes back as it was.
@@ -44,12 +46,30 @@ def latency(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
         return _median_time(lambda: model(*arguments), wait, repeats)
 
 
-def onnx_latency(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
-    """Median time of the same forward in ONNX Runtime, in seconds, after three that do not count.
+def latencies_ms(models: Mapping[K, tuple[nn.Module, Any]], rounds: int = 5, repeats: int = 10) -> dict[K, float]:
+    """The median time of a forward of several models, taken in turn so that a busy machine slows all alike.
+
+    Args:
+        models: By any key a model and its inputs, as for :func:`latency_ms`.
+        rounds: How often each model gets its turn, at least 1.
+        repeats: Timed forwards in a turn, at least 1.
+
+    Returns:
+        By the same keys milliseconds: the median over the rounds of the median in each.
+    """
+    times: dict[K, list[float]] = {key: [] for key in models}
+    for _ in range(rounds):
+        for key, (model, inputs) in models.items():
+            times[key].append(latency_ms(model, inputs, repeats))
+    return {key: median(values) for key, values in times.items()}
+
+
+def onnx_latency_ms(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
+    """The median time of the same forward in ONNX Runtime, in milliseconds, after three that do not count.
 
     The model is exported as it is in eval mode (BatchNorm is folded into the convolution before it) to a temporary
     file. The session runs where the model lies, CPU or CUDA, on as many threads as PyTorch uses, and its inputs and
-    outputs stay on that device: the figure compares with :func:`latency`.
+    outputs stay on that device: the figure compares with :func:`latency_ms`.
 
     Args:
         model: the model, in float32 (on CUDA also half precision); it comes back as it was.
@@ -67,12 +87,12 @@ def onnx_latency(model: nn.Module, example_inputs: Any, repeats: int = 20) -> fl
 
 
 def onnx_session(model: nn.Module, example_inputs: Any) -> Any:
-    """The ``onnxruntime.InferenceSession`` that :func:`onnx_latency` times; arguments and errors as there."""
+    """The ``onnxruntime.InferenceSession`` that :func:`onnx_latency_ms` times; arguments and errors as there."""
     try:
         import onnx  # noqa: F401  # PyTorch's exporter needs it
         import onnxruntime
     except ImportError as error:
-        raise ImportError(f"{error}; onnx_latency needs two packages: pip install onnx onnxruntime") from error
+        raise ImportError(f"{error}; onnx_latency_ms needs two packages: pip install onnx onnxruntime") from error
     arguments = positional(example_inputs)
     device = _device(model, arguments).type
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, device)
@@ -127,7 +147,7 @@ def _median_time(run: Callable[[], object], wait: Callable[[], None], repeats: i
         run()
         wait()
         times.append(time.perf_counter() - start)
-    return median(times[WARM_UP:])
+    return 1000 * median(times[WARM_UP:])
 
 
 def _device(model: nn.Module, arguments: tuple) -> torch.device:

@@ -32,6 +32,11 @@ class LayerProfile:
     macs: int
     activation_bytes: int
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, two per multiply-accumulate."""
+        return 2 * self.macs
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -56,9 +61,14 @@ class Profile:
     layers: list[LayerProfile]
 
     @property
+    def flops(self) -> int:
+        """Floating-point operations, two per multiply-accumulate."""
+        return 2 * self.macs
+
+    @property
     def gflops(self) -> float:
-        """Floating-point operations in 1e9, two per multiply-accumulate."""
-        return 2 * self.macs / 1e9
+        """The same in 1e9."""
+        return self.flops / 1e9
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the sums by name, and ``layers``, a list with one row by name for each layer."""

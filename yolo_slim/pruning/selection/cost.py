@@ -33,7 +33,7 @@ class CostModel:
         self._groups: list[np.ndarray] = []
         parameters = [self._term(graph, name, parameter.numel()) for name, parameter in model.named_parameters()]
         weights = [
-            self._term(graph, f"{layer.module}.weight".lstrip("."), 2 * layer.macs)
+            self._term(graph, f"{layer.module}.weight".lstrip("."), layer.flops)
             for layer in profile(model, example_inputs).layers
         ]
         # A place that always counts one channel stands for the axes that a tensor does not have.

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 #: Part of an error's message -> what has happened, and what to do.
 _KNOWN = (
@@ -35,39 +30,6 @@ _KNOWN = (
 _HERE = str(Path(__file__).parents[1])
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal has ended the run.
-
-    Args:
-        number: The signal.
-        go_on: How the run goes on.
-    """
-
-    def __init__(self, number: int = signal.SIGINT, go_on: str = "") -> None:
-        super().__init__(go_on)
-        self.number = number
-        self.go_on = go_on
-
-    def __str__(self) -> str:
-        how = "interrupted" if self.number == signal.SIGINT else f"ended by {signal.Signals(self.number).name}"
-        return f"{how}; {self.go_on}" if self.go_on else how
-
-
-@contextmanager
-def heeded(*names: str) -> Iterator[None]:
-    """Has signals end the run as Ctrl-C does, where they would have killed the process."""
-    found = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has few
-    main = threading.current_thread() is threading.main_thread()
-    taken = [number for number in found if main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def say_unforeseen(error: BaseException) -> str:
     """One line for an error that is not of the user's input: what, where, and what to do."""
     message = " ".join(_of_worker(str(error)).split())
@@ -85,8 +47,23 @@ def _of_worker(message: str) -> str:
     return message.strip().splitlines()[-1] if "Original Traceback (most recent call last)" in message else message
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    # A Trainer at work has put a handler of its own in place, which calls this one too: it ends after a whole batch,
-    # and under Slurm the signal may be one to requeue.
-    if signal.getsignal(number) is _stop:
-        raise Stopped(number)
+#: Lines of jsonargparse's messages that say how it searched, not what is wrong.
+_NOISE = (
+    "Does not validate against any of the Union",
+    "Subtypes:",
+    "Errors:",
+    "- Not a valid subclass of",
+    "Subclass types expect one of:",
+    "- a class path (str)",
+    "- a dict with",
+    "- Expected a <class 'NoneType'>",
+    "Given value type:",
+)
+
+
+def shorten(message: str) -> str:
+    """A message without jsonargparse's account of its search, or torch's of the process that the error came from."""
+    if "Original Traceback (most recent call last)" in message:
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(_NOISE))

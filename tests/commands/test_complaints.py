@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader
 from tests.helpers.hostile.pickles import write_tiny
 from tests.helpers.hostile.refused import refused
 from tests.helpers.places import ROOT
+from yolo_slim.commands.complaints import say_unforeseen
 from yolo_slim.commands.entry import VERBS, main
+from yolo_slim.commands.verbs import Verb
 from yolo_slim.detection.data.shapes import CLASSES
 from yolo_slim.workflow import fit_parts
-from yolo_slim.workflow.troubles import Stopped, heeded, say_unforeseen
+from yolo_slim.workflow.signals import Stopped, heeded
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ def test_a_trainer_at_work_ends_in_its_own_way():
 @pytest.mark.parametrize("verb", VERBS)
 def test_signals_are_heeded_before_there_is_a_trainer(verb, name, monkeypatch, capsys):
     before = signal.signal(getattr(signal, name), signal.SIG_DFL)
-    monkeypatch.setattr("yolo_slim.commands.entry._command", lambda verb: signal.raise_signal(getattr(signal, name)))
+    monkeypatch.setattr(Verb, "load", lambda verb: lambda arguments: signal.raise_signal(getattr(signal, name)))
     status = 128 + getattr(signal, name)
     assert refused(capsys, [verb], status=status) == f"error: ended by {name}"
     signal.signal(getattr(signal, name), before)
