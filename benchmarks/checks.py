@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +23,19 @@ from yolo_slim.pruning import (
     silence,
     structure_of,
 )
-from yolo_slim.pruning.graph.axes import leaves
 
 TOLERANCE = 1e-10  # relative, float64
+
+
+def leaves(values: Any) -> Iterator[Any]:
+    """Every value in a nest of tuples, lists and dictionaries."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, (tuple, list)):
+        for value in values:
+            yield from leaves(value)
+    else:
+        yield values
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ import torch
 from yolo_slim.detection import ExportedDetector, ExportOptions, YOLODataModule, read_weights
 from yolo_slim.pruning import latency_ms
 from yolo_slim.reporting import exports_markdown
-from yolo_slim.workflow.exporting import Exported, export_all, measure
+from yolo_slim.workflow import Exported, export_all, measure_exports
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
                 folder.mkdir()
                 made = export_all(net, model, formats, options, folder, "best", data)
                 exported += made if index == 0 else made[1:]  # the PyTorch model once
-        rows = measure(exported, plain, data)
+        rows = measure_exports(exported, plain, data)
         for _ in range(2):
             times = quietest(exported, plain.imgsz, given.rounds)
             print(exports_markdown([replace(row, latency_ms=times[row.format, row.model]) for row in rows]))

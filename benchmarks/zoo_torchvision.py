@@ -12,9 +12,9 @@ from torchvision import models, ops
 from torchvision.models import detection, segmentation
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+from benchmarks.checks import leaves
 from benchmarks.zoo import Model
 from yolo_slim.pruning import Pass, default_passes
-from yolo_slim.pruning.graph.axes import leaves
 
 BARE: dict[str, Any] = {"weights": None, "weights_backbone": None}
 

@@ -1,11 +1,13 @@
-"""Imports go one way: pruning <- callbacks | detection | reporting <- trainer, recipe, cli <- train.py."""
+"""The house: floors, faces, no arrow up, no circle; see ``docs/design.md``."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,26 @@ import pytest
 from tests.helpers.places import ROOT
 
 PACKAGE = ROOT / "yolo_slim"
+#: Files of the ground floor, of the standard library alone but for one package.
+GROUND = {"files": set(), "wording": set(), "documents": {"yaml"}, "version": set(), "lazy": set()}
+#: Folder -> the folders that it may import from.
+FLOORS = {
+    "pruning": set(),
+    "callbacks": {"pruning"},
+    "detection": {"pruning"},
+    "reporting": {"pruning"},
+    "workflow": {"pruning", "callbacks", "detection", "reporting"},
+    "commands": {"pruning", "callbacks", "detection", "reporting", "workflow"},
+}
+LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities")
+#: What may not be loaded by importing a folder with everything in it, besides other folders.
+HEAVY = {
+    "pruning": (*LIGHTNING, "ultralytics", "torchmetrics", "torchvision"),
+    "callbacks": ("ultralytics",),
+    "detection": (),
+    "reporting": ("ultralytics", *LIGHTNING),
+}
+ALLOWED_IN_PRUNING = {*sys.stdlib_module_names, "torch", "numpy", "yaml", "yolo_slim"}
 
 # Imports every module of a package while some modules are banned: asking for one fails, and none may be loaded.
 IMPORT_ALL = """
@@ -40,57 +62,78 @@ assert not loaded, f"{package_name} loads {loaded}"
 print(len(modules))
 """
 
-#: Files of the ground floor, of the standard library alone but for one package.
-GROUND = {"files": set(), "wording": set(), "documents": {"yaml"}}
-ABOVE = ("train", *(f"yolo_slim.{path.stem}" for path in PACKAGE.glob("[!_]*.py") if path.stem not in GROUND))
-LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities")
-BANNED = {
-    "yolo_slim": ("torch", "lightning", "ultralytics", "numpy", "torchmetrics"),
-    "yolo_slim.pruning": (
-        *LIGHTNING,
-        *("ultralytics", "torchmetrics", "torchvision"),
-        *("yolo_slim.callbacks", "yolo_slim.detection", "yolo_slim.reporting", *ABOVE),
-    ),
-    "yolo_slim.callbacks": ("ultralytics", "yolo_slim.detection", *ABOVE),
-    "yolo_slim.detection": ("yolo_slim.callbacks", *ABOVE),
-    "yolo_slim.reporting": (
-        *("ultralytics", *LIGHTNING),
-        *("yolo_slim.callbacks", "yolo_slim.detection", *ABOVE),
-    ),
-}
-ALLOWED_IN_PRUNING = {*sys.stdlib_module_names, "torch", "numpy", "yaml", "yolo_slim"}
+# Imports every module, and then looks whether each name of a folder is still the module of that name.
+NAME_MODULES = """
+import importlib, pkgutil, types
+import yolo_slim
+for info in pkgutil.walk_packages(yolo_slim.__path__, "yolo_slim."):
+    if not info.name.endswith("__main__"):
+        importlib.import_module(info.name)
+        parent, _, name = info.name.rpartition(".")
+        parent = importlib.import_module(parent)
+        assert isinstance(getattr(parent, name), types.ModuleType), f"something shadows {info.name}"
+        assert name not in getattr(parent, "__all__", ()), f"a face offers {info.name}, which is a module"
+"""
 
 
-@pytest.mark.parametrize("package", BANNED)
-def test_fresh_interpreter_loads_nothing_that_is_banned(package: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL, package, *BANNED[package]], cwd=ROOT, text=True, capture_output=True
-    )
+# What is loaded
+
+
+@pytest.mark.parametrize("folder", HEAVY)
+def test_fresh_interpreter_loads_nothing_from_above_or_beside(folder: str) -> None:
+    others = [f"yolo_slim.{other}" for other in FLOORS if other != folder and other not in FLOORS[folder]]
+    result = run(IMPORT_ALL, f"yolo_slim.{folder}", *HEAVY[folder], *others)
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout.split()[-1]) >= (1 if package == "yolo_slim" else 2)
+    assert int(result.stdout.split()[-1]) >= 4
 
 
-@pytest.mark.parametrize("package", BANNED)
-def test_no_file_names_a_banned_module(package: str) -> None:
-    folder = ROOT / package.replace(".", "/")
-    paths = [folder / "__init__.py"] if package == "yolo_slim" else sorted(folder.rglob("*.py"))
-    assert paths
+def test_package_root_is_light() -> None:
+    heavy = ("torch", "lightning", "ultralytics", "numpy", "torchmetrics")
+    result = run(IMPORT_ALL, "yolo_slim", *heavy)
+    assert result.returncode == 0, result.stderr
+    code = "import sys, yolo_slim; print({'torch', 'lightning', 'ultralytics'} & set(sys.modules) or yolo_slim.load)"
+    assert "function load" in run(code).stdout
+
+
+def test_pruning_imports_where_nothing_else_is_installed() -> None:
+    blocked = [*LIGHTNING, "ultralytics", "torchvision", "onnx", "onnxruntime", "cv2", "matplotlib"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import yolo_slim.pruning as p; print(p.prune)"
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_no_name_shadows_a_module() -> None:
+    result = run(NAME_MODULES)
+    assert result.returncode == 0, result.stderr
+
+
+# What is named
+
+
+def test_imports_go_down() -> None:
     offences = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
-        for path in paths
-        for line, name in imports(path)
-        if any(below(name, top) for top in BANNED[package])
+        for path, line, name in all_imports(PACKAGE)
+        if (home := folder_of(path)) in FLOORS
+        and (there := folder_named(name)) is not None
+        and there not in {home, *FLOORS[home], *GROUND}
     ]
     assert not offences, "\n".join(offences)
+
+
+@pytest.mark.parametrize("name", GROUND)
+def test_the_ground_floor_needs_the_standard_library_only(name: str) -> None:
+    tops = {full.split(".")[0] for _, full in imports(PACKAGE / f"{name}.py")} - {"__future__"}
+    assert tops <= {*sys.stdlib_module_names, *GROUND[name], "yolo_slim"}
+    inside = {folder_named(full) for _, full in imports(PACKAGE / f"{name}.py")} - {None}
+    assert inside <= set(GROUND)
 
 
 def test_only_detection_names_ultralytics() -> None:
     offences = [
         f"{path.relative_to(ROOT)}:{line}"
-        for path in [ROOT / "train.py", *sorted(PACKAGE.rglob("*.py"))]
-        if PACKAGE / "detection" not in path.parents
-        for line, name in imports(path)
-        if below(name, "ultralytics")
+        for path, line, name in all_imports(PACKAGE)
+        if folder_of(path) != "detection" and below(name, "ultralytics")
     ]
     assert not offences, "\n".join(offences)
 
@@ -99,10 +142,8 @@ def test_callbacks_name_lightning_in_one_file_only() -> None:
     """All others take it from there, and so work with the one of Lightning's two packages that is installed."""
     offences = {
         f"{path.name}:{line} imports {name}"
-        for path in sorted((PACKAGE / "callbacks").rglob("*.py"))
-        if path.name != "framework.py"
-        for line, name in imports(path)
-        if any(below(name, top) for top in LIGHTNING)
+        for path, line, name in all_imports(PACKAGE / "callbacks")
+        if path.name != "framework.py" and any(below(name, top) for top in LIGHTNING)
     }
     assert not offences, "\n".join(offences)
 
@@ -111,30 +152,88 @@ def test_pruning_needs_torch_numpy_and_yaml_only() -> None:
     """The one function that times ONNX Runtime imports it itself."""
     offences = {
         f"{path.name} imports {name}"
-        for path in sorted((PACKAGE / "pruning").rglob("*.py"))
-        for _, name in imports(path)
+        for path, _, name in all_imports(PACKAGE / "pruning")
         if name.split(".")[0] not in ALLOWED_IN_PRUNING
     }
     assert offences == {"latency.py imports onnx", "latency.py imports onnxruntime"}
 
 
-def test_pruning_imports_where_nothing_else_is_installed() -> None:
-    blocked = ["lightning", "ultralytics", "torchvision", "onnx", "onnxruntime", "cv2", "matplotlib"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import yolo_slim.pruning as p; print(p.prune)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+# Faces
 
 
-@pytest.mark.parametrize("name", GROUND)
-def test_the_ground_floor_needs_the_standard_library_only(name: str) -> None:
-    found = {top for _, full in imports(PACKAGE / f"{name}.py") if (top := full.split(".")[0]) != "__future__"}
-    assert found <= {*sys.stdlib_module_names, *GROUND[name], "yolo_slim"}
+def test_who_is_outside_of_a_folder_imports_from_its_face() -> None:
+    offences = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path, line, name in [*outside_imports(), *imports_in_documents()]
+        if (there := folder_named(name)) in FLOORS
+        and folder_of(path) != there
+        and name.count(".") > 1
+        and name.split(".")[2] not in face(there)
+    ]
+    assert not offences, "\n".join(offences)
 
 
-def test_package_root_is_light() -> None:
-    code = "import sys, yolo_slim; print({'torch', 'lightning', 'ultralytics'} & set(sys.modules) or yolo_slim.load)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
-    assert "function load" in found.stdout
+@pytest.mark.parametrize("folder", FLOORS)
+def test_a_face_offers_what_somebody_outside_names(folder: str) -> None:
+    used = {
+        name.split(".")[2]
+        for path, _, name in [*outside_imports(), *imports_in_documents()]
+        if folder_named(name) == folder and folder_of(path) != folder and name.count(".") > 1
+    }
+    used |= set(re.findall(rf"yolo_slim\.{folder}\.(\w+)", documents() + (ROOT / "train.py").read_text()))
+    assert sorted(face(folder) - used) == []
+
+
+def test_type_checkers_see_the_names_that_a_lazy_face_offers() -> None:
+    lazy = [path for path in PACKAGE.rglob("__init__.py") if "import face" in path.read_text()]
+    assert {path.parent.name for path in lazy} == {"detection", "reporting", "workflow"}
+    for path in lazy:
+        table = {}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Dict):
+                pairs = zip(node.keys, node.values, strict=True)
+                table = {ast.literal_eval(k): set(ast.literal_eval(v).split()) for k, v in pairs}
+        seen: dict[str, set[str]] = {}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"yolo_slim.{path.parent.name}."):
+                module = node.module.removeprefix(f"yolo_slim.{path.parent.name}.")
+                seen.setdefault(module, set()).update(alias.name for alias in node.names)
+                assert all(alias.asname == alias.name for alias in node.names), "not said to be offered"
+        assert seen == table
+
+
+# Circles
+
+
+def test_no_circle_of_files() -> None:
+    """Imports for type checkers count, and those inside of functions."""
+    names = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    arrows: dict[str, set[str]] = {}
+    for name, path in names.items():
+        named = list(imports(path))
+        # ``from a import b`` is not an import of a's own names where b is a module.
+        modules = {(line, full.rpartition(".")[0]) for line, full in named if full in names}
+        found = {module_of(full, names) for line, full in named if (line, full) not in modules}
+        arrows[name] = {other for other in found if other and other != name}
+    no_circle(arrows)
+
+
+@pytest.mark.parametrize("folder", ["pruning", "callbacks", "detection"])
+def test_no_circle_of_rooms(folder: str) -> None:
+    arrows: dict[str, set[str]] = {}
+    for path, _, name in all_imports(PACKAGE / folder):
+        parts, here = name.split("."), path.relative_to(PACKAGE / folder).parts
+        if parts[:2] == ["yolo_slim", folder] and len(parts) > 2 and len(here) > 1:
+            room = parts[2] if (PACKAGE / folder / parts[2]).is_dir() else f"{parts[2]}.py"
+            if room != here[0]:
+                arrows.setdefault(here[0], set()).add(room)
+    assert arrows
+    no_circle(arrows)
+
+
+def test_a_circle_would_be_found() -> None:
+    with pytest.raises(AssertionError, match="circle"):
+        no_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
 
 
 @pytest.mark.parametrize(
@@ -143,6 +242,7 @@ def test_package_root_is_light() -> None:
         ("import a.b, c as d", {"a.b", "c"}),
         ("from a import b", {"a", "a.b"}),
         ("def f():\n    from a.b import c", {"a.b", "a.b.c"}),
+        ("if TYPE_CHECKING:\n    from a import b", {"a", "a.b"}),
         ("from ..detection import x", {"yolo_slim.detection", "yolo_slim.detection.x"}),
         ("from . import y", {"yolo_slim.folder", "yolo_slim.folder.y"}),
         ("importlib.import_module('a.b')", {"a.b"}),
@@ -157,15 +257,96 @@ def test_imports_are_found_in_every_form(tmp_path: Path, source: str, names: set
     assert {name for _, name in imports(path, tmp_path)} == names
 
 
+# Reading the code
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, capture_output=True)
+
+
+def face(folder: str) -> set[str]:
+    """The names that a folder offers."""
+    from importlib import import_module
+
+    return set(import_module(f"yolo_slim.{folder}").__all__)
+
+
 def below(name: str, top: str) -> bool:
     """Whether a module is the given one or lies in it."""
     return name == top or name.startswith(f"{top}.")
 
 
+def folder_of(path: Path) -> str | None:
+    """The folder of the package that a file is in."""
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if parts[0] == "yolo_slim" and len(parts) > 2 else None
+
+
+def folder_named(name: str) -> str | None:
+    """The folder or file of the package that an imported name is in."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "yolo_slim" and len(parts) > 1 else None
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def module_of(name: str, names: dict[str, Path]) -> str | None:
+    """The module of the package that an imported name is or comes from; packages without a face are none."""
+    for found in (name, name.rpartition(".")[0]):
+        if found in names:
+            is_face = names[found].name != "__init__.py" or bool(names[found].read_text())
+            return found if is_face else None
+    return None
+
+
+def no_circle(arrows: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        raise AssertionError("a circle: " + " <- ".join(error.args[1])) from error
+
+
+def all_imports(folder: Path) -> Iterator[tuple[Path, int, str]]:
+    for path in sorted(folder.rglob("*.py")):
+        yield from ((path, line, name) for line, name in imports(path))
+
+
+def outside_imports() -> Iterator[tuple[Path, int, str]]:
+    """Imports of the package's own folders, and of what is beside it."""
+    yield from ((ROOT / "train.py", line, name) for line, name in imports(ROOT / "train.py"))
+    for folder in (PACKAGE, ROOT / "benchmarks", ROOT / "examples"):
+        yield from all_imports(folder)
+
+
+def document_files() -> list[Path]:
+    return [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]
+
+
+def documents() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in document_files())
+
+
+def imports_in_documents() -> Iterator[tuple[Path, int, str]]:
+    """What the Python in documents imports."""
+    for path in document_files():
+        for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            try:
+                tree = ast.parse(block)
+            except SyntaxError:  # a part of something
+                continue
+            yield from ((path, line, name) for line, name in names_in(tree, ()))
+
+
 def imports(path: Path, root: Path = ROOT) -> Iterator[tuple[int, str]]:
     """Line and absolute name of everything that a file imports anywhere, in functions and by string as well."""
-    folder = path.relative_to(root).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    yield from names_in(ast.parse(path.read_text(encoding="utf-8")), path.relative_to(root).parent.parts)
+
+
+def names_in(tree: ast.AST, folder: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from yolo_slim.commands.entry import main
+from yolo_slim.commands import main
 from yolo_slim.files import write_whole
 
 #: No verb of a try runs longer than this, in seconds.

@@ -12,8 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
-from yolo_slim.callbacks import ChannelPruning
-from yolo_slim.callbacks import channel_pruning as module_of_pruning
+from yolo_slim.callbacks import ChannelPruning, slim_checkpoint
 from yolo_slim.pruning import restore_structure
 
 
@@ -121,7 +120,7 @@ def test_a_prune_that_is_refused_leaves_the_weights_of_the_fit(tmp_path, monkeyp
         raise error("the pruned model differs")
 
     module = Loads()
-    monkeypatch.setattr(module_of_pruning, "prune", refuses)
+    monkeypatch.setattr(slim_checkpoint, "prune", refuses)
     pruning = ChannelPruning(min_channels=2, dirpath=str(tmp_path / "slim"))
     with pytest.raises(error, match=r"differs. The weights at the end of the fit are in .*unpruned.ckpt: load them"):
         toy_trainer(tmp_path, max_epochs=1, callbacks=[pruning]).fit(module, toy_loader())

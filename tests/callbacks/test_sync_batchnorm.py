@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
-from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
-from yolo_slim.callbacks.target import trace_target
+from yolo_slim.callbacks import ChannelPruning, GammaSparsity, Target, WeightEMA
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import Selection, prune, recalibrate, restore_structure, trace
 
@@ -24,8 +23,8 @@ def on_the_cpu(monkeypatch):
 
 def test_a_converted_detector_is_as_prunable_as_before():
     detector = YOLODetector("yolov8n.yaml")
-    before = trace_target(detector, None)
-    after = trace_target(nn.SyncBatchNorm.convert_sync_batchnorm(detector), None)
+    before = Target(detector).graph
+    after = Target(nn.SyncBatchNorm.convert_sync_batchnorm(detector)).graph
     assert torch.equal(before.fixed, after.fixed)
     assert [g.module for g in before.prunable_gammas()] == [g.module for g in after.prunable_gammas()]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -7,7 +9,8 @@ from torch import nn
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
-from yolo_slim.callbacks.target import trace_target
+from yolo_slim.callbacks.target import Target, make_selection
+from yolo_slim.pruning import Selection
 
 
 class LikeADetector(ToyClassifier):
@@ -32,14 +35,14 @@ class Raw(LikeADetector):
 
 def test_a_module_that_needs_labels_is_told_what_to_offer():
     with pytest.raises(MisconfigurationException, match="labels should not be none.*pruning_forward"):
-        trace_target(LikeADetector(), None)
+        _ = Target(LikeADetector()).graph
 
 
 def test_raw_outputs_that_cannot_be_had_are_reported():
     module = Raw()
     module.example_input_array = ([torch.rand(3, 8, 8)],)
     with pytest.raises(MisconfigurationException, match="Raw could not be traced with its example_input_array"):
-        trace_target(module, None)
+        _ = Target(module).graph
 
 
 @pytest.mark.parametrize("compensation", ["none", "fold", "exact"])
@@ -59,7 +62,7 @@ def test_raw_outputs_are_traced_compensated_and_compared(tmp_path, compensation)
 
 
 def test_the_raw_graph_is_that_of_the_network():
-    raw, plain = (trace_target(module, None).prunable_gammas() for module in (Raw(), ToyClassifier()))
+    raw, plain = (Target(module).graph.prunable_gammas() for module in (Raw(), ToyClassifier()))
     assert [(g.module, g.prunable.tolist()) for g in raw] == [(g.module, g.prunable.tolist()) for g in plain]
 
 
@@ -69,9 +72,25 @@ def test_a_target_has_raw_outputs_of_its_own():
             super().__init__()
             self.detector = Raw()
 
-    graph = trace_target(Project(), "detector")
+    graph = Target(Project(), "detector").graph
     assert [g.module for g in graph.prunable_gammas()] == ["stem.1", "branch.1", "tail.1"]
     project = Project()
     project.detector = LikeADetector()
     with pytest.raises(MisconfigurationException, match="pruning_forward"):
-        trace_target(project, "detector")
+        _ = Target(project, "detector").graph
+
+
+@pytest.mark.parametrize("callback", [GammaSparsity, ChannelPruning])
+@pytest.mark.parametrize(
+    "argument", [{"ratio": 0.3}, {"min_channels": 8}, {"shortcuts": "couple"}, {"ignore": ["head"]}, {"ignore": []}]
+)
+def test_a_selection_beside_what_it_replaces_is_refused(callback, argument):
+    ((name, value),) = argument.items()
+    with pytest.raises(MisconfigurationException, match=re.escape(f"{name}={value!r} beside selection=Selection(")):
+        callback(selection=Selection(0.5), **argument)
+    assert callback(**argument).selection == make_selection(None, **{**NOTHING, **argument})
+    assert callback(selection=Selection(0.5, min_channels=3)).selection == Selection(0.5, min_channels=3)
+    assert callback().selection == Selection()
+
+
+NOTHING = {"ratio": None, "min_channels": None, "shortcuts": None, "ignore": None}

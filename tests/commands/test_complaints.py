@@ -49,7 +49,7 @@ class Trouble(Callback):
 def trouble(monkeypatch):
     def happens(what):
         watchers = fit_parts.watchers
-        monkeypatch.setattr(fit_parts, "watchers", lambda *a: [*watchers(*a), Trouble(what)])
+        monkeypatch.setattr("yolo_slim.commands.fit.watchers", lambda *a: [*watchers(*a), Trouble(what)])
 
     return happens
 

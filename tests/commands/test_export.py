@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers.export_nets import NAMES, lively, shapes_images
-from yolo_slim.commands import export as export_command
 from yolo_slim.commands.entry import main
 from yolo_slim.detection.export.runtime import ExportedDetector
 from yolo_slim.detection.files.checkpoints import save_weights
 from yolo_slim.detection.files.weights import load_network, read_weights
 from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.pruning import latencies_ms
+from yolo_slim.workflow import exporting
 
 TINY = ["--data.batch", "4"]
 
@@ -32,7 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, shapes_dir: Path) -> Path:
 @pytest.fixture
 def work(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
-    monkeypatch.setattr(export_command, "ROUNDS", 1)
+    monkeypatch.setattr(exporting, "latencies_ms", partial(latencies_ms, rounds=1))
     return place
 
 
@@ -96,7 +98,7 @@ def test_a_file_that_cannot_be_run_here_has_a_size_alone(work, capsys, monkeypat
                 raise RuntimeError("no such chip\nsecond line")
             super().__init__(path, device)
 
-    monkeypatch.setattr(export_command, "ExportedDetector", Elsewhere)
+    monkeypatch.setattr(exporting, "ExportedDetector", Elsewhere)
     main(["export", "--model.weights", "slim.ckpt", "--format", "torchscript", "--name", "elsewhere"])
     assert "slim.torchscript cannot be run here, so it is not timed: no such chip\n" in capsys.readouterr().out
     row = (work / "runs" / "elsewhere" / "results.md").read_text().splitlines()[3]

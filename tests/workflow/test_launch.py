@@ -100,7 +100,7 @@ def test_waiting_has_an_end(tmp_path):
 def test_nobody_waits_for_a_process_that_has_ended(tmp_path):
     """What Lightning starts is left alone when the first process ends with an error."""
     child = (
-        "import pathlib, time; from yolo_slim import launch\n"
+        "import pathlib, time; from yolo_slim.workflow import launch\n"
         "try: launch.wait_for(pathlib.Path('never'), 60)\n"
         "except TimeoutError as error: pathlib.Path('said').write_text(str(error))"
     )

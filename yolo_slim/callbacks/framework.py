@@ -65,7 +65,6 @@ __all__ = [
     "MisconfigurationException",
     "Precision",
     "Trainer",
-    "UnclippedPrecision",
     "apply_to_collection",
     "averaged_modules",
     "callbacks_of",
@@ -76,6 +75,7 @@ __all__ = [
     "rank_zero_info",
     "rank_zero_warn",
     "rehearsed",
+    "unclipped_precision",
 ]
 
 
@@ -137,9 +137,12 @@ def hparams_name(pl_module: LightningModule) -> str | None:
     return getattr(pl_module, "_hparams_name", None)
 
 
-class UnclippedPrecision(Precision):
+def unclipped_precision() -> Precision:
     """Full precision that also makes clipping in a module's own ``configure_gradient_clipping`` a no-op."""
+    return _Unclipped()
 
+
+class _Unclipped(Precision):
     def _clip_gradients(self, *args: Any, **kwargs: Any) -> None:
         pass
 

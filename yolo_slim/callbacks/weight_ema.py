@@ -117,6 +117,10 @@ class WeightEMA(Callback):
         checkpoint["state_dict"], checkpoint["current_model_state"] = average, trained
         checkpoint["averaging_state"] = {name: v for name, v in kept.items() if not name.startswith("module.")}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the average is made with. Having a state, the callback is one that a fit has once."""
+        return {"decay": self.decay, "tau": self.tau}
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Drops the average."""
         self._average = None

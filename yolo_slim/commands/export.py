@@ -20,7 +20,7 @@ from yolo_slim.detection import (
 )
 from yolo_slim.reporting import exports_table
 from yolo_slim.wording import say
-from yolo_slim.workflow import discard_untrained, export, how_measured, new_run_folder
+from yolo_slim.workflow import discard_untrained, export, new_run_folder
 
 
 def parser() -> ArgumentParser:
@@ -63,10 +63,10 @@ def main(arguments: Sequence[str]) -> None:
         data = YOLODataModule(**vars(given.data))
     folder = new_run_folder(given.project, given.name)
     try:
-        rows = export(weights, formats, options, folder, data, given.before)
+        result = export(weights, formats, options, folder, data, given.before)
     except BaseException:
         discard_untrained(folder)
         raise
-    Console().print(exports_table(rows))
-    say(how_measured(options, data))
+    Console().print(exports_table(result.rows))
+    say(result.note)
     say(f"Everything is in {folder}: " + ", ".join(sorted(file.name for file in folder.iterdir())))

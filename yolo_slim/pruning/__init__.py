@@ -29,7 +29,7 @@ from yolo_slim.pruning.sparsity.penalty import (
 from yolo_slim.pruning.sparsity.resting import Resting, without
 from yolo_slim.pruning.surgery.apply import apply_plan
 from yolo_slim.pruning.surgery.checkpoint import restore_structure, save_whole, store_structure, weights_checkpoint
-from yolo_slim.pruning.surgery.plan import PruningPlan, compose, make_plan
+from yolo_slim.pruning.surgery.plan import PruningPlan, make_plan
 from yolo_slim.pruning.surgery.silence import silence
 from yolo_slim.pruning.surgery.structure import Structure, apply_structure, structure_of
 from yolo_slim.pruning.surgery.verify import verify
@@ -56,7 +56,6 @@ __all__ = [
     "apply_structure",
     "check_prune",
     "compensate",
-    "compose",
     "counts_of_weight",
     "default_passes",
     "gamma_importance",

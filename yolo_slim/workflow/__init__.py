@@ -8,8 +8,10 @@ from yolo_slim.lazy import face
 
 if TYPE_CHECKING:
     from yolo_slim.workflow.checkpoint_io import keep_whole as keep_whole
+    from yolo_slim.workflow.exporting import Exported as Exported
     from yolo_slim.workflow.exporting import export as export
-    from yolo_slim.workflow.exporting import how_measured as how_measured
+    from yolo_slim.workflow.exporting import export_all as export_all
+    from yolo_slim.workflow.exporting import measure_exports as measure_exports
     from yolo_slim.workflow.fit_parts import BEST_CHECKPOINT as BEST_CHECKPOINT
     from yolo_slim.workflow.fit_parts import LAST_CHECKPOINT as LAST_CHECKPOINT
     from yolo_slim.workflow.fit_parts import EpochLines as EpochLines
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from yolo_slim.workflow.launch import rank as rank
     from yolo_slim.workflow.measuring import size_of as size_of
     from yolo_slim.workflow.pruning import prune_file as prune_file
-    from yolo_slim.workflow.recipe import RecipeResult as RecipeResult
     from yolo_slim.workflow.recipe import run_recipe as run_recipe
     from yolo_slim.workflow.resuming import recipe_folder as recipe_folder
     from yolo_slim.workflow.run_folder import discard_untrained as discard_untrained
@@ -32,22 +33,21 @@ if TYPE_CHECKING:
     from yolo_slim.workflow.settings import PruneSettings as PruneSettings
     from yolo_slim.workflow.settings import RecipeSettings as RecipeSettings
     from yolo_slim.workflow.settings import SparsePhase as SparsePhase
-    from yolo_slim.workflow.signals import Stopped as Stopped
     from yolo_slim.workflow.signals import heeded as heeded
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "checkpoint_io": "keep_whole",
-        "exporting": "export how_measured",
+        "exporting": "Exported export export_all measure_exports",
         "fit_parts": "BEST_CHECKPOINT EpochLines LAST_CHECKPOINT RunCheckpoint as_stopped loggers quiet_bar watchers",
         "launch": "rank",
         "measuring": "size_of",
         "pruning": "prune_file",
-        "recipe": "RecipeResult run_recipe",
+        "recipe": "run_recipe",
         "resuming": "recipe_folder",
         "run_folder": "discard_untrained new_run_folder",
         "settings": "FitPhase OWN_TRAINER_ARGUMENTS PrunePhase PruneSettings RecipeSettings SparsePhase",
-        "signals": "Stopped heeded",
+        "signals": "heeded",
     },
 )

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,6 +28,13 @@ from yolo_slim.reporting import ExportRow, exports_markdown
 from yolo_slim.wording import say
 
 
+class ExportResult(NamedTuple):
+    """What was exported: a row for each file, and how its figures were taken."""
+
+    rows: list[ExportRow]
+    note: str
+
+
 def export(
     weights: str | Path,
     formats: Sequence[str],
@@ -35,7 +42,7 @@ def export(
     folder: str | Path,
     data: YOLODataModule | None = None,
     before: str | Path | None = None,
-) -> list[ExportRow]:
+) -> ExportResult:
     """Writes a detector in several formats and measures what became of it.
 
     Args:
@@ -47,7 +54,7 @@ def export(
         before: Another file, such as the baseline: it is exported too, measured and not kept.
 
     Returns:
-        A row for each file, and for the network in PyTorch.
+        A row for each file and for the network in PyTorch, and how the figures were taken.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -71,13 +78,14 @@ def export(
         for model, net in nets.items():
             files = Path(place) / model
             files.mkdir()
-            exported += _export_all(net, model, formats, options, files, Path(weights).stem, data)
-        rows = _measure(exported, options, data)
+            exported += export_all(net, model, formats, options, files, Path(weights).stem, data)
+        rows = measure_exports(exported, options, data)
         for entry in exported:
             if entry.file.parent == files and entry.format != PLAIN:
                 entry.file.rename(folder / entry.file.name)
-    write_whole(folder / "results.md", exports_markdown(rows) + "\n" + how_measured(options, data) + "\n")
-    return rows
+    note = _how_measured(options, data)
+    write_whole(folder / "results.md", exports_markdown(rows) + "\n" + note + "\n")
+    return ExportResult(rows, note)
 
 
 #: What the others are compared with: the network in single precision.
@@ -93,7 +101,7 @@ class Exported:
     file: Path
 
 
-def _export_all(
+def export_all(
     net: Any,
     model: str,
     formats: Sequence[str],
@@ -123,7 +131,7 @@ def _export_all(
     return found
 
 
-def _measure(
+def measure_exports(
     exported: Sequence[Exported], options: ExportOptions, data: YOLODataModule | None = None
 ) -> list[ExportRow]:
     """Size and latency of files, and with data their mAP on its validation images.
@@ -160,7 +168,7 @@ def megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in files) / 1e6
 
 
-def how_measured(options: ExportOptions, data: YOLODataModule | None) -> str:
+def _how_measured(options: ExportOptions, data: YOLODataModule | None) -> str:
     """How the figures were taken."""
     where = "the CPU" if options.device == "cpu" else torch.cuda.get_device_name()
     judged = f"mAP on the validation images of {data.data}. " if data is not None else ""

@@ -84,7 +84,7 @@ def test_a_share_that_is_not_reached_does_not_drive_the_strength_without_bound(t
             self.seen = []
 
         def on_train_epoch_end(self, trainer, pl_module):
-            self.seen.append(sparsity._phase._strength._chosen[1])
+            self.seen.append(sparsity._fit._phase._strength._chosen[1])
 
     sparsity, strengths = GammaSparsity(strength="auto", selection=Selection(0.5, min_channels=1)), Strengths()
     fitted(tmp_path, Resists(lambda p: SGD(p, 0.01)), sparsity, 40, [strengths])

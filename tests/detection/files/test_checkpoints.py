@@ -10,7 +10,7 @@ import pytest
 import torch
 from ultralytics.nn.tasks import SegmentationModel
 
-from yolo_slim.callbacks.slim_checkpoint import weights_checkpoint
+from yolo_slim.callbacks.slim_checkpoint import module_checkpoint
 from yolo_slim.detection.files.checkpoints import check_resumable
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.files.weights import load_network
@@ -22,7 +22,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a sound good.ckpt and good.pt."""
     folder = tmp_path_factory.mktemp("good")
     detector = YOLODetector(names={0: "car", 1: "bus"}, imgsz=64)
-    torch.save(weights_checkpoint(detector), folder / "good.ckpt")
+    torch.save(module_checkpoint(detector), folder / "good.ckpt")
     save_ultralytics(detector.net, folder / "good.pt", imgsz=64)
     return folder
 

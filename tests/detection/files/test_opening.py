@@ -28,7 +28,7 @@ from tests.helpers.hostile.pickles import (
 )
 from yolo_slim.detection.files.allowed import layer_class
 from yolo_slim.detection.files.checkpoints import read_checkpoint
-from yolo_slim.detection.files.opening import read_inert
+from yolo_slim.detection.files.opening import open_pt
 from yolo_slim.detection.files.weights import read_weights
 from yolo_slim.detection.plain import Inert
 from yolo_slim.detection.trust import is_trusted, trusted
@@ -185,7 +185,7 @@ def test_classes_that_others_call_safe_are_not_made_here(tiny):
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals(list(classes))
     try:
-        left, found = [read_inert(tiny["pt"])["model"]], 0
+        left, found = [open_pt(tiny["pt"], "")["model"]], 0
         while left:
             module = left.pop()
             assert isinstance(module, Inert)

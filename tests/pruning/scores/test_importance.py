@@ -14,10 +14,10 @@ from yolo_slim.pruning import (
     gamma_importance,
     importance_scores,
     make_plan,
-    reduce_to_groups,
     select,
     trace,
 )
+from yolo_slim.pruning.scores.values import reduce_to_groups
 
 KINDS = ["gamma", "l1", "l2", "gamma_l1", "random"]
 

@@ -9,7 +9,8 @@ import yaml
 from tests.helpers.toy_nets import TOYS, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.surgery.test_apply import random_drop
-from yolo_slim.pruning import PruningPlan, apply_plan, compose, make_plan, trace
+from yolo_slim.pruning import PruningPlan, apply_plan, make_plan, trace
+from yolo_slim.pruning.surgery.plan import compose
 
 
 def toy(name: str):

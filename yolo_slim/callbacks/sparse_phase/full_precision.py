@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from yolo_slim.callbacks.framework import LightningModule, Precision, Trainer, UnclippedPrecision, rank_zero_warn
+from yolo_slim.callbacks.framework import LightningModule, Precision, Trainer, rank_zero_warn, unclipped_precision
 
 
 class FullPrecision:
@@ -19,7 +19,7 @@ class FullPrecision:
         """Makes the fit run in 32 bits, and without clipping unless ``clipping``; weights of other types are cast."""
         plugin, clip = trainer.strategy.precision_plugin, trainer.gradient_clip_val
         self._given = (plugin, clip, trainer.gradient_clip_algorithm)
-        trainer.strategy.precision_plugin = Precision() if clipping else UnclippedPrecision()
+        trainer.strategy.precision_plugin = Precision() if clipping else unclipped_precision()
         if plugin.precision != "32-true":
             rank_zero_warn(f"GammaSparsity: precision {plugin.precision} is 32-true during this fit.")
         if not clipping:

@@ -203,7 +203,7 @@ class YOLODetector(LightningModule):
         """Ramps rate, momentum and accumulation up."""
         epoch = self.trainer.current_epoch
         index = batch_idx + int(self.trainer.num_training_batches) * epoch
-        self._steps.begin_batch(index, self.hyp.rate_factor(epoch, self._epochs))
+        self._steps.begin_batch(self.trainer, index, self.hyp.rate_factor(epoch, self._epochs))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
@@ -211,7 +211,7 @@ class YOLODetector(LightningModule):
         images = len(batch["img"])
         losses = {f"train/{name}": value for name, value in items.items()}
         self.log_dict(losses, on_epoch=True, on_step=False, batch_size=images, sync_dist=True)
-        return self._steps.summed(loss, target_scores, images)
+        return self._steps.summed(self.trainer, loss, target_scores, images)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
@@ -219,17 +219,17 @@ class YOLODetector(LightningModule):
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
-        self._steps.end_backward(self.net.parameters())
+        self._steps.end_backward(self.trainer, self.net.parameters())
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
-        self._steps.end_batch()
+        self._steps.end_batch(self.trainer)
         if self.trainer.is_last_batch:
             expect_finite(self.trainer, self)
 
     def on_train_end(self) -> None:
         """Gives the Trainer its accumulation back."""
-        self._steps.give_back()
+        self._steps.give_back(self.trainer)
 
     @property
     def _epochs(self) -> int:

@@ -16,7 +16,8 @@ class Steps:
     """Keeps the steps of one fit, however its images are split over batches and ranks.
 
     Ultralytics divides the loss of a batch by the target scores in it. Here the sum over the images is kept through
-    accumulation and ranks, and the gradient of a step is divided once, by the target scores of all its images.
+    accumulation and ranks, and the gradient of a step is divided once, by the target scores of all its images. The
+    Trainer is handed in each time: what a LightningModule keeps is copied with it, and a Trainer cannot be.
 
     Args:
         trainer: The Trainer of the fit; its accumulation is changed in the warm-up, and given back.
@@ -24,7 +25,6 @@ class Steps:
     """
 
     def __init__(self, trainer: Trainer, warmup: WarmUp) -> None:
-        self._trainer = trainer
         self._given = trainer.accumulate_grad_batches
         self.warmup = warmup
         trainer.accumulate_grad_batches = warmup.accumulate
@@ -35,38 +35,38 @@ class Steps:
         self._sums = torch.zeros(2, device=device)  # target scores and images since the last step
         self._pending = False
 
-    def begin_batch(self, index: int, rate_factor: float) -> None:
+    def begin_batch(self, trainer: Trainer, index: int, rate_factor: float) -> None:
         """Ramps rate, momentum and accumulation up.
 
         Args:
+            trainer: The Trainer of the fit.
             index: Index of the batch, counted over the whole fit.
             rate_factor: Share of the initial rate that holds in this epoch.
         """
-        accumulate = self.warmup.apply(self._trainer.optimizers[0].param_groups, index, rate_factor)
+        accumulate = self.warmup.apply(trainer.optimizers[0].param_groups, index, rate_factor)
         if not self._pending:  # a group of batches that has begun is finished as it began
-            self._trainer.accumulate_grad_batches = accumulate
+            trainer.accumulate_grad_batches = accumulate
 
-    def summed(self, loss: Tensor, target_scores: Tensor, images: int) -> Tensor:
+    def summed(self, trainer: Trainer, loss: Tensor, target_scores: Tensor, images: int) -> Tensor:
         """The sum of the losses of a batch's images, from what Ultralytics has divided by their target scores.
 
         Undone here are that division, Lightning's by the accumulated batches, and DDP's by the ranks. What is left is a
         plain sum over images, whatever the split.
 
         Args:
+            trainer: The Trainer of the fit.
             loss: Ultralytics' losses times the images, of any shape.
             target_scores: The sum by which they have been divided.
             images: Number of images.
         """
         self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
-        shares = self._trainer.accumulate_grad_batches * self._trainer.world_size
-        undone = target_scores.clamp(min=1) / images * shares
+        undone = target_scores.clamp(min=1) / images * trainer.accumulate_grad_batches * trainer.world_size
         return loss.sum() * undone
 
-    def end_backward(self, parameters: Iterable[nn.Parameter]) -> None:
+    def end_backward(self, trainer: Trainer, parameters: Iterable[nn.Parameter]) -> None:
         """Before an optimizer step: divides the summed gradients by the target scores of all its images."""
-        trainer = self._trainer
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        self._pending = not (trainer.is_last_batch or progress.current.ready % trainer.accumulate_grad_batches == 0)
+        ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        self._pending = not (trainer.is_last_batch or ready % trainer.accumulate_grad_batches == 0)
         if self._pending:
             return
         target_scores, images = trainer.strategy.reduce(self._sums, reduce_op="sum")
@@ -74,11 +74,11 @@ class Steps:
         foreach_mul_(gradients, images / target_scores.clamp(min=1))
         self._sums.zero_()
 
-    def end_batch(self) -> None:
+    def end_batch(self, trainer: Trainer) -> None:
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
         if not self._pending:
-            self._trainer.optimizers[0].zero_grad()
+            trainer.optimizers[0].zero_grad()
 
-    def give_back(self) -> None:
+    def give_back(self, trainer: Trainer) -> None:
         """Gives the Trainer its accumulation back."""
-        self._trainer.accumulate_grad_batches = self._given
+        trainer.accumulate_grad_batches = self._given
