@@ -10,7 +10,7 @@ from tests.helpers.yolo_nets import yolo, yolo_passes
 from tests.pruning.selection.test_select import PRUNABLE, chain, kept, scores_for
 from tests.pruning.surgery.test_plan import toy
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
-from yolo_slim.pruning.selection.constraints import KeepRules
+from yolo_slim.pruning.selection.constraints import Constraints
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_more_that_is_chosen_is_never_less_that_is_dropped(detector, seed, round
     np.random.default_rng(seed).shuffle(order)
     rank = np.full(graph.num_groups, len(order))
     rank[order] = np.arange(len(order))
-    rules = KeepRules(graph, candidates, rank, 8, round_to)
+    rules = Constraints(graph, candidates, rank, 8, round_to)
     fewer, more = (np.zeros(graph.num_groups, bool) for _ in range(2))
     fewer[order[: int(min(first, second) * len(order))]] = True
     more[order[: int(max(first, second) * len(order))]] = True

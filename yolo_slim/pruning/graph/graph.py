@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,23 @@ class PrunableLayer:
 
 
 @dataclass(frozen=True)
+class GroupArrays:
+    """Groups of a graph for those who sort and count them: int64 arrays in the place of tensors.
+
+    Attributes:
+        axes: As :attr:`ChannelGraph.axes`.
+        layers: As :attr:`ChannelGraph.layers`.
+        equal_counts: As :attr:`ChannelGraph.equal_counts`.
+        counted: The groups of each of :attr:`ChannelGraph.attributes`.
+    """
+
+    axes: dict[str, dict[int, np.ndarray]]
+    layers: dict[str, np.ndarray]
+    equal_counts: list[list[np.ndarray]]
+    counted: list[np.ndarray]
+
+
+@dataclass(frozen=True)
 class ChannelGraph:
     """The coupled channels of a model.
 
@@ -93,6 +111,18 @@ class ChannelGraph:
     modules: tuple[str, ...]
     passes: tuple[Pass, ...]
 
+    @cached_property
+    def arrays(self) -> GroupArrays:
+        """The same groups as numpy arrays, which share the memory of the tensors."""
+        return GroupArrays(
+            axes={
+                tensor: {axis: groups.numpy() for axis, groups in axes.items()} for tensor, axes in self.axes.items()
+            },
+            layers={name: groups.numpy() for name, groups in self.layers.items()},
+            equal_counts=[[part.numpy() for part in parts] for parts in self.equal_counts],
+            counted=[attribute.groups.numpy() for attribute in self.attributes],
+        )
+
     def prunable_layers(self, shortcuts: str = "couple", ignore: Sequence[str] = ()) -> list[PrunableLayer]:
         """Every layer of ``layers``, with the channels that may be dropped marked.
 
@@ -120,8 +150,7 @@ class ChannelGraph:
         unprunable = self.fixed.numpy() | (self.residual.numpy() if shortcuts == "spare" else False)
         for pattern in ignore:
             unprunable |= self.made_in(pattern, "ignore").numpy()
-        equal = [[part.numpy() for part in parts] for parts in self.equal_counts]
-        for parts in fixed_by_equal_counts(unprunable, equal):
+        for parts in fixed_by_equal_counts(unprunable, self.arrays.equal_counts):
             for part in parts:
                 unprunable[part] = True
         return ~unprunable

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.graph.graph import ChannelGraph, GroupArrays
 
 
-class KeepRules:
+class Constraints:
     """The rules that a set of chosen groups must pass before it is dropped.
 
     1. Floors: every axis of every layer keeps its best ``min_channels``, a part that an attribute counts its best one.
@@ -36,14 +34,14 @@ class KeepRules:
     ) -> None:
         self._rank = rank
         self._round_to = round_to
-        self._constraints = [[part.numpy() for part in parts] for parts in graph.equal_counts]
+        arrays = graph.arrays
+        self._constraints = arrays.equal_counts
         parts = [part for constraint in self._constraints for part in constraint]
         self.equal = np.zeros(graph.num_groups, bool)
         for part in parts:
             self.equal[part] = True
-        counted = [attribute.groups.numpy() for attribute in graph.attributes]
-        self.protected = _protected(graph, counted, candidates, rank, min_channels)
-        rounded = [groups.numpy() for groups in graph.layers.values()] + parts + counted if round_to > 1 else []
+        self.protected = _protected(arrays, candidates, rank, min_channels)
+        rounded = [*arrays.layers.values(), *parts, *arrays.counted] if round_to > 1 else []
         distinct = {groups.tobytes(): groups for groups in rounded if candidates[groups].any()}
         self._rounded = sorted(distinct.values(), key=len)
 
@@ -69,8 +67,7 @@ class KeepRules:
 
 
 def _protected(
-    graph: ChannelGraph,
-    counted: Sequence[np.ndarray],
+    arrays: GroupArrays,
     candidates: np.ndarray,
     rank: np.ndarray,
     min_channels: int,
@@ -79,10 +76,10 @@ def _protected(
 
     Small axes come first: what they protect also counts for the wider axes that contain them.
     """
-    floors = [(groups.numpy(), min_channels) for axes in graph.axes.values() for groups in axes.values()]
-    floors += [(groups, 1) for groups in counted]
+    floors = [(groups, min_channels) for axes in arrays.axes.values() for groups in axes.values()]
+    floors += [(groups, 1) for groups in arrays.counted]
     distinct = {(groups.tobytes(), floor): (groups, floor) for groups, floor in floors}
-    protected = np.zeros(graph.num_groups, bool)
+    protected = np.zeros(len(rank), bool)
     for groups, floor in sorted(distinct.values(), key=lambda item: len(item[0])):
         free = groups[candidates[groups] & ~protected[groups]]
         missing = min(floor, len(groups)) - (len(groups) - len(free))

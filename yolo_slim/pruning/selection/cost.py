@@ -76,11 +76,11 @@ class CostModel:
     def _term(self, graph: ChannelGraph, tensor: str, total: int) -> tuple[int, list[int]]:
         """What one channel of each axis costs, and the places of these axes; their product is ``total``."""
         places, channels = [], 1
-        for groups in graph.axes.get(tensor, {}).values():
-            key = groups.numpy().tobytes()
+        for groups in graph.arrays.axes.get(tensor, {}).values():
+            key = groups.tobytes()
             if key not in self._axes:
                 self._axes[key] = len(self._groups)
-                self._groups.append(groups.numpy())
+                self._groups.append(groups)
             places.append(self._axes[key])
             channels *= len(groups)
         return total // channels, places

@@ -1,90 +1,231 @@
-"""Which groups share a ratio, and in what order they go."""
+"""Which groups share a ratio or the budgets, and how many of them go."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from yolo_slim.pruning.graph.coupling import connected
 from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.selection.budgets import Budgets
+from yolo_slim.pruning.selection.constraints import Constraints
+from yolo_slim.pruning.selection.selection import Selection
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Groups that are dropped at one ratio.
+    """Groups of which so many are dropped as one request asks for.
 
     Attributes:
-        ratio: share of their channels to drop; None where a budget decides.
         members: int64 (num_groups,), how often a ratio counts each group of the pool; 0 for other groups.
         order: int64 (n,), its candidates in the order of dropping.
-        share: with scope "local", float64 (n,): share of a layer's channels that is gone once it loses this candidate
-            and all that go before it; ascending. None with scope "global".
     """
 
-    ratio: float | None
     members: np.ndarray
     order: np.ndarray
-    share: np.ndarray | None
+
+    @property
+    def asked(self) -> float:
+        """The share of its channels that is asked for, in [0, 1); 0 where no ratio decides."""
+        return 0.0
+
+    def choose(self, chosen: np.ndarray, constraints: Constraints) -> tuple[int, np.ndarray]:
+        """Chooses what goes, beside what other pools have chosen.
+
+        Args:
+            chosen: Bool (num_groups,), what other pools have chosen.
+            constraints: What stays of what is chosen.
+
+        Returns:
+            How many of the candidates it took to meet the request, and bool (num_groups,), all that is chosen then.
+
+        Raises:
+            UnreachableError: If the request cannot be met.
+        """
+        raise NotImplementedError
+
+    def below(self, count: int, dropped: np.ndarray) -> int:
+        """How many of the candidates score below the highest dropped one, or were all asked to go.
+
+        Args:
+            count: As :meth:`choose` returned it.
+            dropped: Bool (num_groups,), what is dropped in the end.
+        """
+        return int(np.flatnonzero(dropped[self.order]).max(initial=0))
+
+    def first(self, count: int, chosen: np.ndarray) -> np.ndarray:
+        """What is chosen with the first ``count`` candidates added."""
+        more = chosen.copy()
+        more[self.order[:count]] = True
+        return more
+
+
+class UnreachableError(Exception):
+    """A request cannot be met, even by dropping all candidates of its pool."""
+
+
+@dataclass(frozen=True)
+class RatioPool(Pool):
+    """The lowest groups, as many as make up the largest number of channels that is not above the ratio.
+
+    Attributes:
+        ratio: Share of the channels to drop.
+        exactly: Whether further groups fill up what one threshold leaves.
+    """
+
+    ratio: float
+    exactly: bool
+
+    @property
+    def asked(self) -> float:
+        """The ratio."""
+        return self.ratio
 
     @property
     def wanted(self) -> int:
         """How many channels the ratio asks for."""
-        return int((self.ratio or 0.0) * int(self.members.sum()) + 1e-9)
+        return int(self.ratio * int(self.members.sum()) + 1e-9)
+
+    def choose(self, chosen: np.ndarray, constraints: Constraints) -> tuple[int, np.ndarray]:
+        """Finds the threshold by bisection."""
+        low, high = 0, len(self.order)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.members[constraints.dropped(self.first(middle, chosen))].sum() <= self.wanted:
+                low = middle
+            else:
+                high = middle - 1
+        chosen = self.first(low, chosen)
+        if self.exactly:
+            chosen[self._further(low, chosen, constraints)] = True
+        return low, chosen
+
+    def below(self, count: int, dropped: np.ndarray) -> int:
+        """All candidates where all were asked to go and some had to stay."""
+        if count == len(self.order) and self.members[dropped].sum() < self.wanted:
+            return count
+        return super().below(count, dropped)
+
+    def _further(self, count: int, chosen: np.ndarray, constraints: Constraints) -> list[int]:
+        """Further groups that fit into what is left of the number; those in constraints would not fit alone."""
+        left = self.wanted - int(self.members[constraints.dropped(chosen)].sum())
+        rest = self.order[count:]
+        further = []
+        for group in rest[~(constraints.protected | constraints.equal)[rest]]:
+            if self.members[group] <= left:
+                further.append(int(group))
+                left -= int(self.members[group])
+            if left == 0:
+                break
+        return further
+
+
+@dataclass(frozen=True)
+class LocalPool(Pool):
+    """The same share of every layer.
+
+    Attributes:
+        ratio: Share of the channels of each layer to drop.
+        share: float64 (n,), ascending: share of a layer's channels that is gone once it loses this candidate and all
+            that go before it.
+    """
+
+    ratio: float
+    share: np.ndarray
+
+    @property
+    def asked(self) -> float:
+        """The ratio."""
+        return self.ratio
+
+    def choose(self, chosen: np.ndarray, constraints: Constraints) -> tuple[int, np.ndarray]:
+        """Takes what does not exceed the ratio in its layer."""
+        count = int(np.searchsorted(self.share, self.ratio + 1e-9, side="right"))
+        return count, self.first(count, chosen)
+
+    def below(self, count: int, dropped: np.ndarray) -> int:
+        """All that were asked to go: there is no threshold."""
+        return count
+
+
+@dataclass(frozen=True)
+class BudgetPool(Pool):
+    """The fewest groups with which the budgets are met.
+
+    Attributes:
+        budgets: The limits.
+        layers: The groups of each layer.
+    """
+
+    budgets: Budgets
+    layers: tuple[np.ndarray, ...]
+
+    def choose(self, chosen: np.ndarray, constraints: Constraints) -> tuple[int, np.ndarray]:
+        """Searches by what the model costs then, and takes back what there is room for."""
+        count = self.budgets.search(len(self.order), lambda n: constraints.dropped(self.first(n, chosen)))
+        if count is None:
+            raise UnreachableError
+        chosen = self.first(count, chosen)
+        return count, self.budgets.give_back(chosen, self.order[:count], constraints.dropped, self.layers)
 
 
 def make_pools(
-    graph: ChannelGraph,
-    members: np.ndarray,
-    candidates: np.ndarray,
-    values: np.ndarray,
-    ratio: float | None,
-    ratios: Sequence[tuple[str, float]],
-    local: bool,
+    graph: ChannelGraph, selection: Selection, members: np.ndarray, values: np.ndarray, budgets: Budgets
 ) -> tuple[list[Pool], np.ndarray]:
-    """One pool for each pattern of ``ratios``, and one for all groups that none of them concerns, the last.
+    """One pool for each pattern of ``selection.ratios``, and one for all groups that none of them concerns, the last.
 
     A pattern concerns the channels that the matched layers make, with all that is coupled to them and the parts that
     must keep as many channels as theirs. Of several patterns the last one wins.
 
     Args:
-        graph: the channel graph.
-        members: int64 (num_groups,), prunable channels of each group.
-        candidates: bool (num_groups,), groups that may be dropped.
+        graph: The channel graph.
+        selection: What to drop.
+        members: int64 (num_groups,), prunable channels of each group; a candidate has some.
         values: (num_groups,), lowest first.
-        ratio: ratio of the last pool.
-        ratios: pairs of a pattern and a ratio.
-        local: whether the order goes by the share of a layer rather than by the values.
+        budgets: The limits of the selection.
 
     Returns:
         The pools, and int64 (n,), the candidates of all pools in the order of dropping.
 
     Raises:
-        ValueError: if a pattern matches no layer, or asks to drop from layers that may not lose a channel.
+        ValueError: If a pattern matches no layer, or asks to drop from layers that may not lose a channel.
     """
+    ratios = selection.ratio_list
     pool_of = np.full(graph.num_groups, len(ratios))
     for i, (pattern, asked) in enumerate(ratios):
-        concerned = _with_equal_parts(graph, graph.made_in(pattern, "ratios").numpy())
+        concerned = _with_equal_parts(graph.arrays.equal_counts, graph.made_in(pattern, "ratios").numpy())
         if asked > 0 and not members[concerned].any():
             raise ValueError(f"ratios: no channel that {pattern!r} matches is prunable, see graph.reasons and ignore")
         pool_of[concerned] = i
-    order = np.flatnonzero(candidates)
+    order = np.flatnonzero(members)
     order = order[np.argsort(values[order], kind="stable")]
-    share = None
+    local = selection.scope == "local"
     if local:
         share = _shares(_cells(graph, pool_of), order, members)
         order = order[np.argsort(share[order], kind="stable")]
-    pools = []
-    for i, asked_here in enumerate([*(asked for _, asked in ratios), ratio]):
-        own = order[pool_of[order] == i]
-        pools.append(Pool(asked_here, np.where(pool_of == i, members, 0), own, None if share is None else share[own]))
+    pools: list[Pool] = []
+    for i, asked_here in enumerate([*(asked for _, asked in ratios), selection.ratio]):
+        own, counted = order[pool_of[order] == i], np.where(pool_of == i, members, 0)
+        if i == len(ratios) and budgets.limits:
+            pools.append(BudgetPool(counted, own, budgets, tuple(graph.arrays.layers.values())))
+        elif local:
+            pools.append(LocalPool(counted, own, asked_here, share[own]))
+        else:
+            pools.append(RatioPool(counted, own, asked_here, exactly=selection.round_to == 1))
     return pools, order
 
 
-def _with_equal_parts(graph: ChannelGraph, groups: np.ndarray) -> np.ndarray:
+def asked_ratio(pools: Iterable[Pool]) -> float:
+    """The ratio that all pools together ask for, by their channels."""
+    asked = [(pool.asked, int(pool.members.sum())) for pool in pools if pool.members.any()]
+    return asked[0][0] if len(asked) == 1 else sum(r * n for r, n in asked) / sum(n for _, n in asked)
+
+
+def _with_equal_parts(equal_counts: list[list[np.ndarray]], groups: np.ndarray) -> np.ndarray:
     """``groups`` with the parts that must keep as many channels as a part with one of them."""
-    waiting = [[part.numpy() for part in parts] for parts in graph.equal_counts]
+    waiting = list(equal_counts)
     while touched := [parts for parts in waiting if any(groups[part].any() for part in parts)]:
         waiting = [parts for parts in waiting if not any(parts is other for other in touched)]
         for parts in touched:
@@ -95,13 +236,13 @@ def _with_equal_parts(graph: ChannelGraph, groups: np.ndarray) -> np.ndarray:
 
 def _cells(graph: ChannelGraph, pool_of: np.ndarray) -> np.ndarray:
     """Int64 (num_groups,): equal for groups of layers that share groups, apart by pool and by parts kept equal."""
-    edges = [(groups[:-1].numpy(), groups[1:].numpy()) for groups in graph.layers.values()]
+    edges = [(groups[:-1], groups[1:]) for groups in graph.arrays.layers.values()]
     _, cell = connected(graph.num_groups, edges)
     tags = [pool_of]
-    for parts in graph.equal_counts:
+    for parts in graph.arrays.equal_counts:
         tags.append(np.zeros(graph.num_groups, np.int64))
         for i, part in enumerate(parts, start=1):
-            tags[-1][part.numpy()] = i
+            tags[-1][part] = i
     for tag in tags:
         cell = np.unique(cell * (int(tag.max()) + 1) + tag, return_inverse=True)[1].reshape(-1)
     return cell

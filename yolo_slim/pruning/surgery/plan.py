@@ -118,12 +118,12 @@ def make_plan(graph: ChannelGraph, dropped: Tensor) -> PruningPlan:
     sizes: dict[str, dict[str, int]] = {}
     known: dict[bytes, list[int]] = {}  # a layer's tensors and its neighbours have the same groups
     kept = (~dropped).numpy()
-    for tensor, axes in graph.axes.items():
+    for tensor, axes in graph.arrays.axes.items():
         module = tensor.rpartition(".")[0]
         for axis, groups in axes.items():
-            side, key = graph.sides[tensor][axis], groups.numpy().tobytes()
+            side, key = graph.sides[tensor][axis], groups.tobytes()
             if key not in known:
-                known[key] = np.flatnonzero(kept[groups.numpy()]).tolist()
+                known[key] = np.flatnonzero(kept[groups]).tolist()
             keep = known[key]
             if not keep:
                 raise ValueError(f"{module}: side {side!r} would lose all its {len(groups)} channels")
@@ -131,14 +131,14 @@ def make_plan(graph: ChannelGraph, dropped: Tensor) -> PruningPlan:
                 if entries.setdefault(module, {}).setdefault(side, keep) != keep:
                     raise AssertionError(f"{module}: the tensors of side {side!r} disagree about the channels to keep")
                 sizes.setdefault(module, {})[side] = len(groups)
-    for parts in graph.equal_counts:
-        counts = [int(kept[part.numpy()].sum()) for part in parts]
+    for parts in graph.arrays.equal_counts:
+        counts = [int(kept[part].sum()) for part in parts]
         if len(set(counts)) > 1:
             raise ValueError(f"parts that must keep the same number of channels would keep {counts}")
     attributes: dict[str, dict[str, int]] = {}
-    for attribute in graph.attributes:
-        count = int(kept[attribute.groups.numpy()].sum())
-        if count < len(attribute.groups):
+    for attribute, groups in zip(graph.attributes, graph.arrays.counted, strict=True):
+        count = int(kept[groups].sum())
+        if count < len(groups):
             name = attribute.name if attribute.index is None else f"{attribute.name}.{attribute.index}"
             attributes.setdefault(attribute.module, {})[name] = count
     return PruningPlan(entries, sizes, attributes)
