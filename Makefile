@@ -1,18 +1,28 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test lint
+.PHONY: help demo test slow lint format
 
-demo: $(VENV)/.ready  ## the whole flow on built-in data, minutes on a laptop CPU
+help:  ## these lines
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+demo: $(VENV)/.ready  ## sets up, then the whole flow on built-in images: minutes on a laptop CPU
 	$(VENV)/bin/python train.py slim -c configs/demo.yaml
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready  ## sets up, then the tests: about 10 minutes on 2 cores
 	$(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-lint: $(VENV)/.ready
+slow: $(VENV)/.ready  ## the tests that are marked slow: about an hour on 2 cores
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/.ready  ## ruff and mypy, without changing anything
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+format: $(VENV)/.ready  ## ruff mends what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
 
 # The stamp is written last, so an environment without one is half made and is built anew.
 $(VENV)/.ready: setup.cfg pyproject.toml

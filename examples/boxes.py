@@ -83,8 +83,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         crops, labels = [torch.empty(0, 3, size, size, dtype=torch.uint8)], [torch.empty(0, dtype=torch.int64)]
         for image, target in boxes:
             picture = Image.fromarray((255 * image).byte().permute(1, 2, 0).numpy())
-            for box in target["boxes"].tolist():
-                crops.append(pil_to_tensor(picture.resize((size, size), box=tuple(box)))[None])
+            places = [tuple(box) for box in target["boxes"].tolist()]
+            crops += [pil_to_tensor(picture.resize((size, size), box=place))[None] for place in places]
             labels.append(target["labels"] - 1)
         self.crops, self.labels = torch.cat(crops), torch.cat(labels)
 

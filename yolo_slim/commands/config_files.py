@@ -1,4 +1,4 @@
-"""What is wrong with a command line or a configuration file, in one line."""
+"""Configuration files on a command line: which they are, in which order they count, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,27 @@ from yolo_slim.wording import brief
 
 #: Keys that hold further keys.
 _SECTIONS = ("data", "model", "trainer")
+_PACKAGE = Path(__file__).parents[1]
+#: Where the configurations are that come with the package: installed, or beside it in a checkout.
+_SHIPPED = next((folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()), None)
+
+
+def shipped_config(name: str) -> Path | None:
+    """The configuration of that name which comes with the package; None if there is none.
+
+    Args:
+        name: A file name without folders, such as ``slim.yaml``.
+    """
+    file = _SHIPPED / name if _SHIPPED and name and Path(name).name == name else None
+    return file if file is not None and file.is_file() else None
 
 
 def files_first(arguments: Sequence[str]) -> list[str]:
     """The same arguments, each file before the keys that it may hold: the command line wins wherever it stands.
 
     Configuration files come first. So does the file of a group of keys, such as ``--model.hyp rates.yaml``, before
-    ``--model.hyp.lr0``, unless the group has been given before that already.
+    ``--model.hyp.lr0``, unless the group has been given before that already. The name of a configuration that comes
+    with the package, such as ``-c slim.yaml``, becomes its path, unless there is a file of that name here.
 
     Args:
         arguments: The verb, and its keys and values.
@@ -27,7 +41,7 @@ def files_first(arguments: Sequence[str]) -> list[str]:
         ['fit', '-c', 'long.yaml', '--trainer.max_epochs', '3']
     """
     options = _options(arguments)
-    ordered = [option for option in options if _file_of(option) is not None]
+    ordered = [_with_path(option) for option in options if _file_of(option) is not None]
     for option in options:
         if _file_of(option) is not None:
             continue
@@ -45,7 +59,17 @@ def check_config_files(arguments: Sequence[str]) -> None:
     """
     for option in _options(arguments):
         if (file := _file_of(option)) is not None:
-            _check(Path(file))
+            _check(_found(file))
+
+
+def _found(file: str) -> Path:
+    """A file that is here, or else the one of that name that comes with the package."""
+    return Path(file) if Path(file).exists() else shipped_config(file) or Path(file)
+
+
+def _with_path(option: list[str]) -> list[str]:
+    found = str(_found(file := _file_of(option) or ""))
+    return option if found == file else ["-c", found, *option[2 if option[0] in ("-c", "--config") else 1 :]]
 
 
 def _is_option(word: str) -> bool:
@@ -84,8 +108,11 @@ def _file_of(option: Sequence[str]) -> str | None:
 
 def _check(file: Path) -> None:
     if not file.is_file():
+        names = ", ".join(sorted(path.name for path in _SHIPPED.glob("*.yaml"))) if _SHIPPED else "none is installed"
         what = "is a folder" if file.is_dir() else "is no ordinary file" if file.exists() else "does not exist"
-        raise ValueError(f"configuration file {file} {what}; give a YAML file, configs/ holds some to start from")
+        raise ValueError(
+            f"configuration file {file} {what}; give a YAML file, or the name of one that comes with yolo_slim: {names}"
+        )
     try:
         content = read_yaml(file)
     except ValueError as error:

@@ -74,7 +74,7 @@ class SlimCLI(DeferredCLI):
             args=None if list(arguments) == sys.argv[1:] else list(arguments),
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs=strict | {verb: strict for verb in self.subcommands()},
+            parser_kwargs=strict | dict.fromkeys(self.subcommands(), strict),
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from yolo_slim.commands.config_files import shipped_config
 from yolo_slim.documents import read_yaml
 
 _PROJECT = Path(__file__).parents[2]
@@ -20,16 +21,19 @@ def finetune(slim: Path, pruned: str | Path, data: str | None) -> str:
         pruned: The one that it was made of.
         data: What the prune was given as data; by default what the run of the pruned checkpoint was.
     """
-    config = _reach("configs/finetune.yaml")
-    words = ["python", str(_reach("train.py") or "train.py"), "fit", *(["-c", str(config)] if config else [])]
+    program, config = _program(), "configs/finetune.yaml"
+    if not Path(config).is_file():
+        config = "finetune.yaml" if program == ["yolo-slim"] else str(shipped_config("finetune.yaml"))
+    words = [*program, "fit", "-c", config]
     found = data or _data_of(Path(pruned))
     command = shlex.join([*words, "--model.weights", str(slim), "--data.data", found or "DATA.yaml"])
     return command if found else f"{command}  # DATA.yaml: what it was trained on"
 
 
-def _reach(name: str) -> Path | None:
-    """A file of the project, as seen from the working folder; None where it is not installed."""
-    return next((path for path in (Path(name), _PROJECT / name) if path.is_file()), None)
+def _program() -> list[str]:
+    """How the command line is started: from a checkout, here or elsewhere, or as it is installed."""
+    found = next((path for path in (Path("train.py"), _PROJECT / "train.py") if path.is_file()), None)
+    return ["yolo-slim"] if found is None else ["python", str(found)]
 
 
 def _data_of(weights: Path) -> str | None:

@@ -17,7 +17,7 @@ from yolo_slim.detection.data import datamodule as data_module
 from yolo_slim.detection.data import shapes
 from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
 
-PLAIN = {name: 0.0 for name in ("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "mosaic")}
+PLAIN = dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "mosaic"), 0.0)
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ CKPT_CHANGES = {
     "meta": lambda h, w: w.update({f"net.{CONV}.weight": w[f"net.{CONV}.weight"].to("meta")}),
     "quantized": lambda h, w: w.update({f"net.{CONV}.weight": quantized(w[f"net.{CONV}.weight"])}),
     "no tensor": lambda h, w: w.update({f"net.{CONV}.weight": [1.0]}),
-    "many names": lambda h, w: h.update(names={i: "x" for i in range(200_000)}),
+    "many names": lambda h, w: h.update(names=dict.fromkeys(range(200000), "x")),
     "names from 1": lambda h, w: h.update(names={1: "a", 2: "b"}),
     "names by name": lambda h, w: h.update(names={"a": 0, "b": 1}),
     "unknown variant": lambda h, w: h.update(variants={"model.0.act": "Conv2d"}),

@@ -137,7 +137,7 @@ def test_a_dense_network_is_trained_as_by_the_stock_trainer(files, shapes_dir, t
         assert all(torch.equal(ours[name], stock[name]) for name in ours)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The machine is switched off."""
 
 
@@ -146,12 +146,12 @@ def interrupted(file: Path, data: Path, folder: Path) -> Path:
 
     def stop(trainer: Any) -> None:
         if trainer.epoch == 1:
-            raise Stopped
+            raise StoppedError
 
     model = YOLO(file)
     model.add_callback("on_train_epoch_start", stop)
     settings = {"epochs": 2, "imgsz": 64, "batch": 6, "device": "cpu", "plots": False, "project": str(folder)}
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         model.train(trainer=SlimTrainer, data=str(data / "data.yaml"), name="run", **settings)
     return folder / "run" / "weights" / "last.pt"
 

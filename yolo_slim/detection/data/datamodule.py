@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -78,7 +78,7 @@ class Augmentation:
 DEFAULT_AUGMENTATION = Augmentation()
 
 
-class YOLODataModule(L.LightningDataModule):
+class YOLODataModule(LightningDataModule):
     """Images and labels of a YOLO data set.
 
     The order and the augmentation of epoch e depend on the seed and e alone, whatever ran before and with however many

@@ -80,7 +80,7 @@ class DetectionScores(nn.Module):
     def _gather(metric: MeanAveragePrecision) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        names = [name for name, default in metric._defaults.items() if isinstance(default, list)]
+        names = [name for name, state in metric.metric_state.items() if isinstance(state, list)]
         ranks: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(ranks, {name: getattr(metric, name) for name in names})
         for name in names:

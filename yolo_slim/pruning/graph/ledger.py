@@ -143,16 +143,16 @@ class Ledger:
             raise Unsupported("writes into a parameter or buffer")
         self.forget(tensor)
         if any(axis is not None for axis in axes):
-            tensor._channels = _Mark(self._pass, axes)  # type: ignore[attr-defined]
+            tensor.yolo_slim_axes = _Mark(self._pass, axes)  # type: ignore[attr-defined]
             self._marked.append(weakref.ref(tensor))
 
     def forget(self, tensor: Tensor) -> None:
         """Removes the labels of an activation."""
         if self._mark(tensor) is not None:
-            del tensor._channels  # type: ignore[attr-defined]
+            del tensor.yolo_slim_axes  # type: ignore[attr-defined]
 
     def _mark(self, tensor: Tensor) -> _Mark | None:
-        mark: _Mark | None = getattr(tensor, "_channels", None)
+        mark: _Mark | None = getattr(tensor, "yolo_slim_axes", None)
         return mark if mark is not None and mark.owner is self._pass else None
 
     def written_into(self, tensor: Tensor, before: Axes) -> None:
