@@ -33,6 +33,16 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
 
     Raises:
         ValueError: if neither inputs nor passes are given, or a pass returns no tensor.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        >>> graph = trace(net, torch.rand(1, 3, 9, 9))
+        >>> graph.layers["1"]  # the group of each channel of the BatchNorm layer
+        tensor([0, 1, 2, 3])
+        >>> graph.axes["3.weight"]  # the second convolution makes two channels of its own and reads those four
+        {0: tensor([7, 8]), 1: tensor([0, 1, 2, 3])}
+        >>> [(fixed.channels, fixed.reason) for fixed in graph.reasons]
+        [(3, "meets a tensor that follows no channel, e.g. the model's input"), (2, 'is an output of the model')]
     """
     passes = tuple(default_passes(example_inputs) if passes is None else passes)
     if not passes:

@@ -84,6 +84,11 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
     Args:
         model: the model.
         example_inputs: a tensor, or a tuple of positional arguments, of the size to count for.
+
+    Example:
+        >>> cost = profile(net, torch.rand(1, 3, 9, 9))
+        >>> cost.parameters, cost.macs, cost.flops, cost.layers[0].module
+        (194, 7092, 14184, '0')
     """
     macs: dict[nn.Module, int] = defaultdict(int)
     outputs: dict[nn.Module, int] = defaultdict(int)

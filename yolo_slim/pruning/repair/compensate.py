@@ -68,6 +68,17 @@ def compensate(
     Raises:
         ValueError: if the dropped groups do not fit the graph, or the callable does not call the model itself. The
             model is untouched then.
+
+    Example:
+        >>> graph = trace(net, torch.rand(1, 3, 9, 9))
+        >>> net[1].bias.data[1] = 0.25  # of the channel whose gamma is zero: it still passes 0.25 on
+        >>> dropped = torch.zeros(graph.num_groups, dtype=torch.bool)
+        >>> dropped[1] = True
+        >>> expected = net.eval()(torch.zeros(1, 3, 9, 9))
+        >>> done = compensate(net, graph, dropped)
+        >>> apply_plan(net, make_plan(graph, done.dropped))
+        >>> done.folded, torch.allclose(net(torch.zeros(1, 3, 9, 9)), expected, atol=1e-6)
+        (['3'], True)
     """
     make_plan(graph, dropped)  # refuses groups that do not fit
     run = graph.passes[0] if example_inputs is None else example_inputs

@@ -34,6 +34,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], to_inputs: Callable[[A
     Raises:
         ValueError: if there are no batches, or they are of another kind. After this or any other exception the
             statistics are what they were.
+
+    Example:
+        >>> recalibrate(net, [torch.rand(2, 3, 9, 9), torch.rand(2, 3, 9, 9)])
+        2
     """
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]

@@ -63,6 +63,13 @@ def importance_scores(
 
     Raises:
         ValueError: if the kind is "taylor" and ``taylor`` is missing or has observed nothing.
+
+    Example:
+        With the network of :func:`yolo_slim.pruning.trace`, whose gammas are 0.5, 0, 2 and 0.1:
+
+        >>> graph = trace(net, torch.rand(1, 3, 9, 9))
+        >>> [round(score, 3) for score in importance_scores(net, graph, Importance("gamma")).tolist()]
+        [0.5, 0.0, 2.0, 0.1, inf, inf, inf, inf, inf]
     """
     how = (importance.reduction, importance.normalise)
     if importance.kind == "gamma":

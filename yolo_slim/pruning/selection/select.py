@@ -48,6 +48,14 @@ def select(
     Raises:
         ValueError: if the scores do not fit the graph or contain NaN, no channel is prunable, a pattern matches
             nothing, ``cost`` or ``measure`` is missing, or a budget cannot be reached.
+
+    Example:
+        >>> graph = trace(net, torch.rand(1, 3, 9, 9))  # gammas 0.5, 0, 2 and 0.1
+        >>> selected = select(graph, gamma_importance(net, graph), Selection(ratio=0.5, min_channels=1))
+        >>> selected.dropped.nonzero().flatten()
+        tensor([1, 3])
+        >>> selected.reached, round(selected.threshold, 3)
+        (0.5, 0.1)
     """
     expect_selection(selection)
     values = _values(graph, scores, selection.per, cost)

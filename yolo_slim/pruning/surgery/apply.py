@@ -32,6 +32,14 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
 
     Raises:
         ValueError: if the plan does not fit the model, which is then untouched.
+
+    Example:
+        >>> plan = PruningPlan({"0": {"out": [0, 2]}, "1": {"out": [0, 2]}, "3": {"in": [0, 2]}},
+        ...                    sizes={"0": {"out": 4}, "1": {"out": 4}, "3": {"in": 4}}, attributes={})
+        >>> apply_plan(net, plan)
+        >>> net[0].weight.shape, net[1].weight, net[3].in_channels
+        (torch.Size([2, 3, 3, 3]), Parameter containing:
+        tensor([0.5000, 2.0000], requires_grad=True), 2)
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     cuts = _cuts(modules, plan)

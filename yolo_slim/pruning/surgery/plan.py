@@ -108,6 +108,13 @@ def make_plan(graph: ChannelGraph, dropped: Tensor) -> PruningPlan:
     Raises:
         ValueError: if a fixed group is dropped, a layer would lose all its channels, or parts that must keep the same
             number of channels would not.
+
+    Example:
+        >>> graph = trace(net, torch.rand(1, 3, 9, 9))
+        >>> dropped = torch.zeros(graph.num_groups, dtype=torch.bool)
+        >>> dropped[[1, 3]] = True
+        >>> make_plan(graph, dropped).entries
+        {'0': {'out': [0, 2]}, '1': {'out': [0, 2]}, '3': {'in': [0, 2]}}
     """
     if dropped.shape != (graph.num_groups,) or bool((dropped & graph.fixed).any()):
         raise ValueError(

@@ -18,6 +18,14 @@ def silence(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> None:
         model: the model the graph was traced on, or a copy of it.
         graph: its channel graph.
         dropped: bool (num_groups,).
+
+    Example:
+        >>> graph = trace(net, torch.rand(1, 3, 9, 9))
+        >>> dropped = torch.zeros(graph.num_groups, dtype=torch.bool)
+        >>> dropped[2] = True
+        >>> silence(net, graph, dropped)
+        >>> [round(gamma, 3) for gamma in net[1].weight.tolist()]
+        [0.5, 0.0, 0.0, 0.1]
     """
     for name, groups in graph.gammas.items():
         layer = model.get_submodule(name)

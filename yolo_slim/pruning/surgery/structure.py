@@ -28,6 +28,10 @@ def structure_of(model: nn.Module, attributes: Iterable[str] = ()) -> Structure:
 
     Raises:
         ValueError: if the model has no such attribute.
+
+    Example:
+        >>> structure_of(net)["3"]
+        {'in_channels': 4, 'out_channels': 2, 'groups': 1}
     """
     structure: Structure = {}
     for name, module in model.named_modules():
@@ -59,6 +63,12 @@ def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]
 
     Raises:
         ValueError: if the structure does not fit the model, which is then untouched.
+
+    Example:
+        >>> small, large = nn.Linear(3, 2), nn.Linear(5, 2)
+        >>> apply_structure(large, structure_of(small))
+        >>> large.weight.shape
+        torch.Size([2, 3])
     """
     shapes: dict[int, tuple[Tensor, tuple[int, ...]]] = {}
     layers: list[tuple[nn.Module, dict[str, int]]] = []

@@ -35,6 +35,13 @@ def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: Pruning
     Returns:
         The largest absolute difference of an output, relative to the largest absolute value of that output; inf where
         the smaller model fails to run or returns other shapes.
+
+    Example:
+        >>> graph = trace(net, torch.rand(1, 3, 9, 9))
+        >>> dropped = torch.zeros(graph.num_groups, dtype=torch.bool)
+        >>> dropped[2] = True
+        >>> verify(net, graph, dropped, make_plan(graph, dropped)) < 1e-5
+        True
     """
     dense = copy.deepcopy(model)
     silence(dense, graph, dropped)
