@@ -15,8 +15,8 @@ def arguments(text: str | None, weights: str) -> argparse.ArgumentParser:
     """A parser with ``--weights``, ``--data`` and ``--imgsz``.
 
     Args:
-        text: the script's docstring.
-        weights: what ``--weights`` is.
+        text: The script's docstring.
+        weights: What ``--weights`` is.
     """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help=weights)

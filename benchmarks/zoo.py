@@ -22,11 +22,11 @@ class Model:
     """An architecture to prune.
 
     Attributes:
-        name: its name in tables.
-        build: makes it with random weights.
+        name: Its name in tables.
+        build: Makes it with random weights.
         passes: (model, side of the images in pixels, dtype) -> the ways in which it is run.
-        size: side of the images that it is traced and checked with, in pixels.
-        family: heading of its table.
+        size: Side of the images that it is traced and checked with, in pixels.
+        family: Heading of its table.
         loss: (model, side of the images in pixels) -> its own training loss on a made-up batch, in float32; None where
             there is none to be had without data.
     """
@@ -43,8 +43,8 @@ def raw(outputs: Any, training: bool) -> Any:
     """What a head computes: neither decoded nor sorted, and without the feature maps that it hands through.
 
     Args:
-        outputs: what an Ultralytics model returns: in eval mode mostly (decoded, raw), in train mode raw alone.
-        training: whether the model is in train mode.
+        outputs: What an Ultralytics model returns: in eval mode mostly (decoded, raw), in train mode raw alone.
+        training: Whether the model is in train mode.
     """
     if not training and isinstance(outputs, tuple):
         outputs = outputs[1]

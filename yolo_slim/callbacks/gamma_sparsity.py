@@ -64,7 +64,7 @@ class GammaSparsity(Callback):
 
     Attributes:
         gammas_before: |gamma| of all BatchNorm layers when the fit began, float32 (channels,).
-        gammas_after: the same when it ended.
+        gammas_after: The same when it ended.
 
     Raises:
         MisconfigurationException: If an argument is out of range, or the Trainer's strategy, optimizers or number of

@@ -41,24 +41,24 @@ class PruningReport:
     """What :func:`prune` did.
 
     Attributes:
-        plan: the channels that stay.
-        structure: the sizes of the smaller model's layers, for its checkpoints.
-        layers: channels of every layer before and after, except of those that may lose none and have no gamma.
-        request: what was asked for, in words.
-        asked: the ratio that was asked for; where a budget was given, the one it took.
-        reached: the ratio that was reached, dead channels that exact compensation keeps included.
-        threshold: highest score of a dropped group.
-        held: layer -> channels that score below the threshold and are kept by ``min_channels`` alone.
-        bound: layer -> channels that are kept because parts must stay equal, or by ``round_to``.
-        kept_below: number of channels that score below the threshold and are kept: what these rules cost.
-        error: largest difference to the dense model without the dropped channels, relative to its largest output.
-        compensation: what was done with the constants of the dropped channels; None where nothing was.
-        parameters_before: elements of all parameters of the dense model.
-        parameters_after: elements of all parameters of the smaller model.
-        flops_before: operations of a forward of the dense model, None where no example inputs were given.
-        flops_after: the same of the smaller model.
-        latency_ms: of a forward of the smaller model, None without a budget for it.
-        fixed: why channels may not be dropped.
+        plan: The channels that stay.
+        structure: The sizes of the smaller model's layers, for its checkpoints.
+        layers: Channels of every layer before and after, except of those that may lose none and have no gamma.
+        request: What was asked for, in words.
+        asked: The ratio that was asked for; where a budget was given, the one it took.
+        reached: The ratio that was reached, dead channels that exact compensation keeps included.
+        threshold: Highest score of a dropped group.
+        held: Layer -> channels that score below the threshold and are kept by ``min_channels`` alone.
+        bound: Layer -> channels that are kept because parts must stay equal, or by ``round_to``.
+        kept_below: Number of channels that score below the threshold and are kept: what these rules cost.
+        error: Largest difference to the dense model without the dropped channels, relative to its largest output.
+        compensation: What was done with the constants of the dropped channels; None where nothing was.
+        parameters_before: Elements of all parameters of the dense model.
+        parameters_after: Elements of all parameters of the smaller model.
+        flops_before: Operations of a forward of the dense model, None where no example inputs were given.
+        flops_after: The same of the smaller model.
+        latency_ms: Of a forward of the smaller model, None without a budget for it.
+        fixed: Why channels may not be dropped.
     """
 
     plan: PruningPlan
@@ -98,13 +98,13 @@ def prune(
     """Removes the channels that matter least, in place, once a copy has proved that nothing else changes.
 
     Args:
-        model: the model, in float32 or float64.
-        graph: its channel graph, traced on the model or on a copy of it.
-        selection: what to drop.
+        model: The model, in float32 or float64.
+        graph: Its channel graph, traced on the model or on a copy of it.
+        selection: What to drop.
         scores: (num_groups,), higher = keep; default: the mean |gamma| of a group.
-        example_inputs: a tensor, or a tuple of positional arguments, of the size that operations are counted and
+        example_inputs: A tensor, or a tuple of positional arguments, of the size that operations are counted and
             forwards are timed for; needed by budgets and by ``per``.
-        compensation: what becomes of the constants that dropped channels with a gamma near zero pass on: "none"
+        compensation: What becomes of the constants that dropped channels with a gamma near zero pass on: "none"
             forgets them, "fold" gives them to the layers that read them, "exact" does so at zero-padded borders too,
             where some dead channels stay for it, "auto" is exact, or fold with a budget or ``round_to``; see
             :func:`compensate`.
@@ -113,8 +113,8 @@ def prune(
         A report of what was done.
 
     Raises:
-        ValueError: if the selection, scores or graph do not fit the model, or its weights are half precision.
-        RuntimeError: if the smaller model's outputs differ from the dense model's with the dropped channels at zero.
+        ValueError: If the selection, scores or graph do not fit the model, or its weights are half precision.
+        RuntimeError: If the smaller model's outputs differ from the dense model's with the dropped channels at zero.
             In every case of an error the model is untouched.
 
     Example:
@@ -211,14 +211,14 @@ def check_prune(
     A latency is not looked at: it is only known once the model is pruned.
 
     Args:
-        model: the model.
-        graph: its channel graph.
-        selection: what shall be dropped after the training.
-        example_inputs: as for :func:`prune`.
-        compensation: as for :func:`prune`.
+        model: The model.
+        graph: Its channel graph.
+        selection: What shall be dropped after the training.
+        example_inputs: As for :func:`prune`.
+        compensation: As for :func:`prune`.
 
     Raises:
-        ValueError: if a pattern matches nothing, a budget cannot be reached, example inputs are needed, or the
+        ValueError: If a pattern matches nothing, a budget cannot be reached, example inputs are needed, or the
             compensation does not go with the selection or the passes of the graph.
     """
     expect_selection(selection)
@@ -237,7 +237,7 @@ def resolve_compensation(compensation: str, selection: Selection) -> str:
     """Refuses an unknown compensation, and one that does not go with the selection; says what "auto" is.
 
     Raises:
-        ValueError: if it is unknown, or "exact" with a budget or ``round_to``.
+        ValueError: If it is unknown, or "exact" with a budget or ``round_to``.
     """
     if compensation not in get_args(Compensation):
         raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(get_args(Compensation))}")

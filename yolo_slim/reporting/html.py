@@ -36,15 +36,15 @@ def write_report(
     The page appears complete or not at all; an earlier one at ``path`` is replaced.
 
     Args:
-        path: the page to write, in a folder that exists.
-        title: heading of the page.
-        rows: what was measured of each state.
-        layers: channels per layer before and after the prune.
-        images: caption -> PNG file.
-        notes: paragraphs of plain text.
+        path: The page to write, in a folder that exists.
+        title: Heading of the page.
+        rows: What was measured of each state.
+        layers: Channels per layer before and after the prune.
+        images: Caption -> PNG file.
+        notes: Paragraphs of plain text.
 
     Raises:
-        ValueError: an image that is no PNG.
+        ValueError: An image that is no PNG.
     """
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
     if rows:

@@ -23,12 +23,12 @@ def gamma_histograms(before: ArrayLike, after: ArrayLike, path: str | Path) -> N
     """Draws how the absolute gammas are distributed before and after the sparse phase, both axes logarithmic.
 
     Args:
-        before: gammas of all prunable channels before the phase, any shape.
-        after: the same after the phase.
-        path: the PNG to write.
+        before: Gammas of all prunable channels before the phase, any shape.
+        after: The same after the phase.
+        path: The PNG to write.
 
     Raises:
-        ValueError: no gammas, or some that are not finite.
+        ValueError: No gammas, or some that are not finite.
     """
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
@@ -58,11 +58,11 @@ def training_curves(csv_paths: Mapping[str, Path], path: str | Path) -> None:
     """Draws mAP50-95 per epoch over the phases, one after the other.
 
     Args:
-        csv_paths: for each state, in order, the ``metrics.csv`` that Lightning's ``CSVLogger`` wrote in its phase.
-        path: the PNG to write.
+        csv_paths: For each state, in order, the ``metrics.csv`` that Lightning's ``CSVLogger`` wrote in its phase.
+        path: The PNG to write.
 
     Raises:
-        ValueError: no phases, or a file without any value of ``val/map``.
+        ValueError: No phases, or a file without any value of ``val/map``.
     """
     if not csv_paths:
         raise ValueError("no phases to draw: give at least one metrics.csv")

@@ -1,4 +1,4 @@
-"""Run folders that never overwrite an earlier run."""
+"""Runs folders that never overwrite an earlier run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sanitize(name: str) -> str:
     """Turns a run's name into a folder name: letters, digits, ``.``, ``_`` and ``-`` stay, all else becomes ``-``.
 
     Raises:
-        ValueError: the name is empty or consists of dots.
+        ValueError: The name is empty or consists of dots.
 
     Example:
         >>> sanitize("yolov8n 50%/try")
@@ -58,11 +58,11 @@ def new_run_folder(project: str | Path, name: str) -> Path:
     * With any other launcher, or where nodes have no common file system, export ``YOLO_SLIM_RUN_DIR`` for every rank.
 
     Args:
-        project: folder of the runs; created if missing.
-        name: the run's name, see :func:`sanitize`.
+        project: Folder of the runs; created if missing.
+        name: The run's name, see :func:`sanitize`.
 
     Raises:
-        ValueError: a bad name, a project in which no folder can be made, or a rank that finds no run folder.
+        ValueError: A bad name, a project in which no folder can be made, or a rank that finds no run folder.
     """
     candidate = Path(project) / sanitize(name)
     rank, step = launch.rank(), launch.slurm_step()

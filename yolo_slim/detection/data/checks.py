@@ -27,10 +27,10 @@ _DOUBLED = re.compile(r"(\d+) duplicate labels removed")
 
 
 def find_data_yaml(data: str) -> Path:
-    """Find a data YAML: a path, or the name of one that Ultralytics ships, such as `coco128.yaml`.
+    """Finds a data YAML: a path, or the name of one that Ultralytics ships, such as ``coco128.yaml``.
 
     Raises:
-        ValueError: If `data` does not end in .yaml or .yml.
+        ValueError: If ``data`` does not end in .yaml or .yml.
         FileNotFoundError: If there is no such file.
     """
     if Path(data).suffix.lower() not in (".yaml", ".yml"):
@@ -49,10 +49,10 @@ def find_data_yaml(data: str) -> Path:
 
 
 def read_data_yaml(file: Path) -> dict[str, Any]:
-    """Read a data YAML without touching the images.
+    """Reads a data YAML without touching the images.
 
     Returns:
-        What the file holds, with `names` as {class index: name}, made up as Ultralytics does if only `nc` is given.
+        What the file holds, with ``names`` as {class index: name}, made up as Ultralytics does if only ``nc`` is given.
 
     Raises:
         ValueError: If the file is empty, malformed, or lacks what a detection data set needs.
@@ -111,14 +111,14 @@ def _names(file: Path, info: dict[str, Any]) -> dict[int, str]:
 
 
 def resolve(file: Path, download: bool) -> dict[str, Any]:
-    """Resolve the paths of a data YAML that `read_data_yaml` accepts, by Ultralytics' rules.
+    """Resolves the paths of a data YAML that ``read_data_yaml`` accepts, by Ultralytics' rules.
 
     Args:
         file: The data YAML.
         download: Fetch a data set that is not there, if the YAML says from where.
 
     Returns:
-        What the file holds, with absolute paths and `names` as a dict.
+        What the file holds, with absolute paths and ``names`` as a dict.
 
     Raises:
         FileNotFoundError: If the validation images are not there and could not be fetched.
@@ -145,7 +145,7 @@ def _resolved(file: Path, download: bool) -> dict[str, Any]:
 
 
 def build_checked(build: Callable[[], Any], file: Path, split: str) -> YOLODataset:
-    """Build a data set and refuse it if an image or a label of it cannot be used.
+    """Builds a data set and refuses it if an image or a label of it cannot be used.
 
     Args:
         build: Makes the data set; Ultralytics reads every label on the way, or its cache of them if nothing changed.
@@ -186,7 +186,7 @@ def build_checked(build: Callable[[], Any], file: Path, split: str) -> YOLODatas
 
 
 def _refuse_unusable(dataset: YOLODataset, file: Path, split: str) -> None:
-    """Raise if Ultralytics left out images: it keeps the labels of what it can use and drops the rest."""
+    """Raises if Ultralytics left out images: it keeps the labels of what it can use and drops the rest."""
     dropped = len(dataset.label_files) - len(dataset.im_files)
     if not dropped:
         return

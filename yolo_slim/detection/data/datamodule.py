@@ -67,7 +67,7 @@ class Augmentation:
     """Number of last epochs without mosaic, mixup, cutmix and copy_paste; 0 keeps them to the end."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Checks the ranges."""
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             most = {"degrees": 180, "shear": 89.9, "close_mosaic": float("inf")}.get(name, 1)
@@ -82,20 +82,21 @@ class YOLODataModule(LightningDataModule):
     """Images and labels of a YOLO data set.
 
     The order and the augmentation of epoch e depend on the seed and e alone, whatever ran before and with however many
-    workers. The seed is the one of `seed_everything`, 0 if there is none. Bad images and labels are refused in `setup`.
+    workers. The seed is the one of ``seed_everything``, 0 if there is none. Bad images and labels are refused in
+    ``setup``.
 
     Args:
-        data: Path of an Ultralytics data YAML, or the name of one it ships, such as `coco128.yaml`, which is downloaded
-            where the YAML says from where. `shapes` generates the built-in set in `datasets/shapes`. Only `predict`
-            with a `source` works without.
+        data: Path of an Ultralytics data YAML, or the name of one it ships, such as ``coco128.yaml``, which is
+            downloaded where the YAML says from where. ``shapes`` generates the built-in set in ``datasets/shapes``.
+            Only ``predict`` with a ``source`` works without.
         imgsz: Height and width of the images given to the model, in pixels, a multiple of 32; by default those that the
             weights were trained with, else 640.
         batch: Images in a batch, for each process.
         workers: Processes that load images, for each training process; 0 loads them in the training process itself.
-        cache: Keep decoded images in memory (`ram`) or beside the images (`disk`).
+        cache: Keep decoded images in memory (``ram``) or beside the images (``disk``).
         single_cls: Treat all classes as one.
         augment: Augmentation of training images.
-        source: Image, folder of images or list file for `predict`; by default the validation images.
+        source: Image, folder of images or list file for ``predict``; by default the validation images.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class YOLODataModule(LightningDataModule):
         self._mosaic_closed = False
 
     def fresh(self, **changes: Any) -> YOLODataModule:
-        """Return another data module with the same arguments, but for the given ones; nothing of a Trainer is kept."""
+        """Returns another data module with the same arguments, but for the given ones; nothing of a Trainer is kept."""
         arguments: dict[str, Any] = {"data": self.data, "imgsz": self._imgsz, "batch": self.batch}
         arguments |= {"workers": self.workers, "cache": self.cache, "single_cls": self.single_cls}
         arguments |= {"augment": self.augment, "source": self.source}
@@ -159,7 +160,7 @@ class YOLODataModule(LightningDataModule):
         return SHAPES_ROOT / "data.yaml" if self.data == "shapes" else data_checks.find_data_yaml(self.data)
 
     def prepare_data(self) -> None:
-        """Generate or download what is not there, on one process; read all labels once so that they are cached."""
+        """Generates or downloads what is not there, on one process; reads all labels once so that they are cached."""
         if self.data is None:
             return
         if self.data == "shapes":
@@ -170,7 +171,7 @@ class YOLODataModule(LightningDataModule):
             self._build(str(self.trainer.state.fn.value), cache="none")
 
     def setup(self, stage: str) -> None:
-        """Build the data sets of a stage: train and val for `fit`, val for `validate`, test for `test`.
+        """Builds the data sets of a stage: train and val for ``fit``, val for ``validate``, test for ``test``.
 
         Raises:
             FileNotFoundError: If the YAML or the images are missing.
@@ -202,14 +203,14 @@ class YOLODataModule(LightningDataModule):
         return datasets
 
     def _settings(self, cache: str) -> IterableSimpleNamespace:
-        """Return Ultralytics' settings with ours in them."""
+        """Returns Ultralytics' settings with ours in them."""
         ours = {"task": "detect", "imgsz": self.imgsz, "single_cls": self.single_cls, "rect": False, "fraction": 1.0}
         # With the default, images would depend on whether an optional package, albumentations, is installed.
         ours |= {"cache": False if cache == "none" else cache, "augmentations": [], **asdict(self.augment)}
         return IterableSimpleNamespace(**vars(get_cfg(DEFAULT_CFG, ours)))
 
     def train_dataloader(self) -> DataLoader:
-        """Return batches of augmented images in an order that each epoch draws anew."""
+        """Returns batches of augmented images in an order that each epoch draws anew."""
         assert self._train is not None, "setup('fit') was not called"
         world_size, rank = self._processes
         seed = self._train.seed
@@ -227,15 +228,15 @@ class YOLODataModule(LightningDataModule):
         return self._loader(self._train, sampler, drop_last=alone)
 
     def val_dataloader(self) -> DataLoader:
-        """Return batches of validation images, every image once."""
+        """Returns batches of validation images, every image once."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """Return batches of test images, every image once."""
+        """Returns batches of test images, every image once."""
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Return batches of the images of `source`, by default of the validation images."""
+        """Returns batches of the images of ``source``, by default of the validation images."""
         source = self.source or data_checks.resolve(self._file, download=False)["val"]
         return prediction_loader(source, self.imgsz, self.batch, self.workers)
 
@@ -265,7 +266,7 @@ class YOLODataModule(LightningDataModule):
         )
 
     def on_epoch_start(self, epoch: int, max_epochs: int) -> None:
-        """Tell the training images which epoch begins; call it in `on_train_epoch_start`.
+        """Tells the training images which epoch begins; call it in ``on_train_epoch_start``.
 
         Args:
             epoch: Index of the epoch, from 0.
@@ -277,7 +278,7 @@ class YOLODataModule(LightningDataModule):
             self.close_mosaic()
 
     def close_mosaic(self) -> None:
-        """Train without mosaic, mixup, cutmix and copy_paste from the next epoch to the end of this fit."""
+        """Trains without mosaic, mixup, cutmix and copy_paste from the next epoch to the end of this fit."""
         assert self._train is not None, "setup('fit') was not called"
         if not self._mosaic_closed:
             rank_zero_info("Mosaic, mixup, cutmix and copy_paste are off from here on.")
@@ -285,7 +286,7 @@ class YOLODataModule(LightningDataModule):
             self._mosaic_closed = True
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Turn the images, (N, 3, imgsz, imgsz) uint8, into [0, 1] on the device, in the precision of the module."""
+        """Turns the images, (N, 3, imgsz, imgsz) uint8, into [0, 1] on the device, in the precision of the module."""
         module = getattr(self.trainer, "lightning_module", None)
         parameters = () if module is None else module.parameters()
         return in_precision(batch, next((p.dtype for p in parameters), torch.float32))

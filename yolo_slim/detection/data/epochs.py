@@ -55,10 +55,10 @@ def _mosaics(transform: Any) -> Iterator[Mosaic]:
 
 
 class EpochSampler(DistributedSampler):
-    """Draws the order of a `SeededDataset` from (seed, epoch), one share of it for each process."""
+    """Draws the order of a ``SeededDataset`` from (seed, epoch), one share of it for each process."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes; Lightning calls it before each one, and the images learn it from here."""
+        """Says which epoch comes; Lightning calls it before each one, and the images learn it from here."""
         super().set_epoch(epoch)
         self.dataset.epoch = epoch  # type: ignore[attr-defined]
 

@@ -1,7 +1,7 @@
 """The built-in data set: drawn shapes on textured backgrounds, generated from a seed in seconds.
 
 Nothing is downloaded. The folder has the ordinary Ultralytics layout, so every tool that reads a data YAML reads it:
-`images/{train,val}`, `labels/{train,val}` and `data.yaml`. Classes differ by outline only: colour, fill, size and
+``images/{train,val}``, ``labels/{train,val}`` and ``data.yaml``. Classes differ by outline only: colour, fill, size and
 rotation say nothing about them. Lines and blobs that belong to no class lie between and over the objects.
 """
 
@@ -25,9 +25,9 @@ VERSION = 1
 
 
 def generate_shapes(root: str | Path, train: int = 400, val: int = 100, imgsz: int = 160, seed: int = 0) -> Path:
-    """Write the data set, or reuse the one that is there if it was generated with the same settings.
+    """Writes the data set, or reuses the one that is there if it was generated with the same settings.
 
-    The same settings give the same bytes. The set is written beside `root` and renamed when complete.
+    The same settings give the same bytes. The set is written beside ``root`` and renamed when complete.
 
     Args:
         root: Folder of the data set: a new or empty one, or one that this function made.
@@ -40,7 +40,7 @@ def generate_shapes(root: str | Path, train: int = 400, val: int = 100, imgsz: i
         Path of the data YAML.
 
     Raises:
-        ValueError: If a setting is out of range or `root` holds anything else. Nothing is overwritten.
+        ValueError: If a setting is out of range or ``root`` holds anything else. Nothing is overwritten.
     """
     for name, value, least in (("train", train, 1), ("val", val, 1), ("imgsz", imgsz, 32), ("seed", seed, 0)):
         if value < least:
@@ -66,7 +66,7 @@ def generate_shapes(root: str | Path, train: int = 400, val: int = 100, imgsz: i
 
 
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:
-    """Say whether `root` holds the set, False if nothing is there; raise if it holds anything else."""
+    """Says whether ``root`` holds the set, False if nothing is there; raises if it holds anything else."""
     if root.is_dir() and not any(root.iterdir()) or not root.exists():
         return False
     found = None
@@ -96,7 +96,7 @@ def _write_split(root: Path, name: str, count: int, imgsz: int, seed: tuple[int,
 
 
 def draw(rng: np.random.Generator, imgsz: int) -> tuple[np.ndarray, list[tuple[int, float, float, float, float]]]:
-    """Draw one image.
+    """Draws one image.
 
     Args:
         rng: Source of everything that is random.
@@ -123,12 +123,12 @@ def draw(rng: np.random.Generator, imgsz: int) -> tuple[np.ndarray, list[tuple[i
 
 
 def _kinds(rng: np.random.Generator) -> list[str]:
-    """Return what to draw, from the bottom to the top."""
+    """Returns what to draw, from the bottom to the top."""
     return [str(rng.choice(DISTRACTORS if rng.random() < 0.35 else CLASSES)) for _ in range(rng.integers(1, 11))]
 
 
 def _box(visible: np.ndarray) -> tuple[float, float, float, float]:
-    """Return x centre, y centre, width, height of the True pixels of a square (H, W) array, as fractions of it."""
+    """Returns x centre, y centre, width, height of the True pixels of a square (H, W) array, as fractions of it."""
     size = len(visible)
     rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
     (x1, x2), (y1, y2) = ((int(i[0]) / size, (int(i[-1]) + 1) / size) for i in (columns, rows))
@@ -136,7 +136,7 @@ def _box(visible: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _outline(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Return the corners of a shape around the origin, (N, 2), about one unit in radius."""
+    """Returns the corners of a shape around the origin, (N, 2), about one unit in radius."""
     if kind in ("rectangle", "line"):
         length, width = (0.85, rng.uniform(0.4, 0.8)) if kind == "rectangle" else (3.0, rng.uniform(0.04, 0.12))
         return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [length, width]
@@ -155,7 +155,7 @@ def _outline(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _place(kind: str, rng: np.random.Generator, imgsz: int) -> np.ndarray:
-    """Return the corners of a shape in pixels, (N, 2): squeezed a little, turned, scaled and put somewhere."""
+    """Returns the corners of a shape in pixels, (N, 2): squeezed a little, turned, scaled and put somewhere."""
     radius = imgsz * np.exp(rng.uniform(np.log(0.065), np.log(0.24)))
     cos, sin = np.cos(angle := rng.uniform(0, 2 * np.pi)), np.sin(angle)
     squeezed = _outline(kind, rng) * [1, rng.uniform(0.75, 1)]
@@ -163,7 +163,7 @@ def _place(kind: str, rng: np.random.Generator, imgsz: int) -> np.ndarray:
 
 
 def _fill(outline: np.ndarray, imgsz: int) -> np.ndarray:
-    """Return the share of each pixel that the outline covers, (H, W) float32 in [0, 1], edges smoothed."""
+    """Returns the share of each pixel that the outline covers, (H, W) float32 in [0, 1], edges smoothed."""
     fine = 8  # drawn so many times larger, because OpenCV's lines add half a pixel to every side
     mask = np.zeros((imgsz * fine, imgsz * fine), np.uint8)
     cv2.fillPoly(mask, [np.round(outline * fine - 0.5).astype(np.int32)], 255)
@@ -171,19 +171,19 @@ def _fill(outline: np.ndarray, imgsz: int) -> np.ndarray:
 
 
 def _ramp(rng: np.random.Generator, imgsz: int) -> np.ndarray:
-    """Return a gradient in a random direction, (H, W) float32 in [-1, 1]."""
+    """Returns a gradient in a random direction, (H, W) float32 in [-1, 1]."""
     y, x = np.mgrid[-1 : 1 : imgsz * 1j, -1 : 1 : imgsz * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     return ((x * np.cos(angle) + y * np.sin(angle)) / np.sqrt(2)).astype(np.float32)
 
 
 def _clouds(rng: np.random.Generator, imgsz: int, cells: int) -> np.ndarray:
-    """Return smooth noise, (H, W) float32 in [0, 1], with about `cells` bumps across the image."""
+    """Returns smooth noise, (H, W) float32 in [0, 1], with about ``cells`` bumps across the image."""
     return cv2.resize(rng.random((cells, cells), np.float32), (imgsz, imgsz), interpolation=cv2.INTER_LINEAR)
 
 
 def _pattern(kind: str, rng: np.random.Generator, imgsz: int) -> np.ndarray:
-    """Return how two colours are mixed at each pixel, (H, W, 1) float32 in [0, 1]."""
+    """Returns how two colours are mixed at each pixel, (H, W, 1) float32 in [0, 1]."""
     if kind == "ramp":
         mix = (_ramp(rng, imgsz) + 1) / 2
     elif kind == "stripes":
@@ -201,7 +201,7 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, imgsz: int) -> np.ndarray:
-    """Return a textured background, (H, W, 3) float32, 0 to 255."""
+    """Returns a textured background, (H, W, 3) float32, 0 to 255."""
     first = _colour(rng)
     second = first + rng.uniform(-70, 70, 3).astype(np.float32)
     mix = _pattern(str(rng.choice(["ramp", "stripes", "checks", "clouds"])), rng, imgsz)
@@ -209,7 +209,7 @@ def _background(rng: np.random.Generator, imgsz: int) -> np.ndarray:
 
 
 def _paint(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the canvas with the covered pixels in two mixed colours that differ from what was below."""
+    """Returns the canvas with the covered pixels in two mixed colours that differ from what was below."""
     below = canvas[alpha > 0.5].mean(0) if (alpha > 0.5).any() else canvas.mean((0, 1))
     while np.linalg.norm((first := _colour(rng)) - below) < 80:
         continue
@@ -220,7 +220,7 @@ def _paint(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> n
 
 
 def _expose(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return what a camera would see, (H, W, 3) uint8: uneven light, blur, sensor noise."""
+    """Returns what a camera would see, (H, W, 3) uint8: uneven light, blur, sensor noise."""
     size = len(canvas)
     light = rng.uniform(0.6, 1.1) * (1 + rng.uniform(0, 0.5) * _ramp(rng, size))
     blur = rng.uniform(0.1, 1.4) * size / 160
@@ -230,7 +230,7 @@ def _expose(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
-    """Generate the data set from the command line: `python -m yolo_slim.detection.data.shapes ROOT`."""
+    """Generates the data set from the command line: ``python -m yolo_slim.detection.data.shapes ROOT``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", help="folder of the data set")
     for name, default in (("train", 400), ("val", 100), ("imgsz", 160), ("seed", 0)):

@@ -30,34 +30,34 @@ class ExportOptions:
     imgsz: int | None = None
     """Side of the images in pixels, a multiple of 32; by default that of the model's training."""
     batch: int = 1
-    """Images in a batch; with `dynamic` the file takes any number."""
+    """Images in a batch; with ``dynamic`` the file takes any number."""
     dynamic: bool = False
-    """Take images of any size and number; with `nms`, batches of up to `batch` images."""
+    """Take images of any size and number; with ``nms``, batches of up to ``batch`` images."""
     half: bool = False
     """Half precision: files of half the size."""
     fused: bool = False
-    """BatchNorm folded into the convolutions, for `ultralytics`: a little smaller, and no longer to be trained."""
+    """BatchNorm folded into the convolutions, for ``ultralytics``: a little smaller, and no longer to be trained."""
     int8: bool = False
-    """Weights and activations in 8 bits: a quarter of the size. Needs training images, `data.data`, for calibration."""
+    """Weights and activations in 8 bits: a quarter of the size. Needs training images, ``data.data``, to calibrate."""
     calibration_images: int = 256
-    """Training images that the ranges of the activations are taken from, for `onnx` with `int8`."""
+    """Training images that the ranges of the activations are taken from, for ``onnx`` with ``int8``."""
     nms: bool = False
     """Put non-maximum suppression into the file: it returns boxes, scores and classes."""
     conf: float | None = None
-    """Lowest score of a box, in [0, 1], with `nms`; 0.25 by default."""
+    """Lowest score of a box, in [0, 1], with ``nms``; 0.25 by default."""
     iou: float | None = None
-    """Overlap in [0, 1] above which the lower box of a class goes, with `nms`; 0.7 by default."""
+    """Overlap in [0, 1] above which the lower box of a class goes, with ``nms``; 0.7 by default."""
     max_det: int | None = None
-    """Boxes of an image at most, with `nms`; 300 by default."""
+    """Boxes of an image at most, with ``nms``; 300 by default."""
     opset: int | None = None
     """Version of the ONNX operators; by default the newest that suits the installed packages."""
     simplify: bool = True
     """Simplify the ONNX graph."""
     device: str = "cpu"
-    """Where the export and the measurements run: `cpu`, or the number of a GPU."""
+    """Where the export and the measurements run: ``cpu``, or the number of a GPU."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Checks the ranges."""
         if self.imgsz is not None:
             expect_imgsz(self.imgsz)
         for name in ("batch", "calibration_images", "max_det", "opset"):

@@ -24,7 +24,7 @@ class Hyperparameters:
     optimizer: str = "auto"
     """SGD, MuSGD, Adam, AdamW, Adamax, NAdam, RAdam, RMSprop, or auto: chosen by the number of steps and classes."""
     lr0: float = 0.01
-    """Rate after the warm-up (SGD 1e-2, AdamW 1e-3). `optimizer: auto` sets its own."""
+    """Rate after the warm-up (SGD 1e-2, AdamW 1e-3). ``optimizer: auto`` sets its own."""
     lrf: float = 0.01
     """Rate at the end of the fit as a share of lr0, in (0, 1]."""
     momentum: float = 0.937

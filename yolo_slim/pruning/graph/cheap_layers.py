@@ -19,8 +19,8 @@ def first_channel_repeated(function: Callable[..., Tensor], call: Call) -> Tenso
     The function itself is called for this one channel, so that sizes follow its own rules.
 
     Args:
-        function: a convolution, transposed convolution or linear function of torch.
-        call: its name and arguments, without tags.
+        function: A convolution, transposed convolution or linear function of torch.
+        call: Its name and arguments, without tags.
 
     Returns:
         A tensor of the shape, type and device that the function would give; None where the arguments do not fit each

@@ -11,8 +11,8 @@ def connected(count: int, edges: Sequence[tuple[np.ndarray, np.ndarray]]) -> tup
     """Finds connected components by repeated minimum over edges and pointer jumping.
 
     Args:
-        count: number of labels.
-        edges: pairs of int64 arrays of the same length; the labels at the same place are connected.
+        count: Number of labels.
+        edges: Pairs of int64 arrays of the same length; the labels at the same place are connected.
 
     Returns:
         The number of components and int64 (count,), the component of each label, numbered from 0.
@@ -39,8 +39,8 @@ def fixed_by_equal_counts(
     The caller marks the parts of each constraint it receives as fixed, which may bring up further constraints.
 
     Args:
-        fixed: bool (num_groups,), read again after each constraint.
-        equal_counts: lists of int64 arrays of groups.
+        fixed: Bool (num_groups,), read again after each constraint.
+        equal_counts: Lists of int64 arrays of groups.
     """
     waiting = list(equal_counts)
     while waiting:

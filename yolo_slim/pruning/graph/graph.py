@@ -43,9 +43,9 @@ class PrunableLayer:
     """The output channels of one layer.
 
     Attributes:
-        module: name of the layer.
+        module: Name of the layer.
         groups: int64 (C,), the group of each channel.
-        prunable: bool (C,), whether it may be dropped.
+        prunable: Bool (C,), whether it may be dropped.
     """
 
     module: str
@@ -78,22 +78,22 @@ class ChannelGraph:
     and buffer that the passes reach is in exactly one group.
 
     Attributes:
-        num_groups: number of groups.
-        axes: tensor name (as in a state dict) -> axis -> int64 (C,), the group of each channel.
-        sides: tensor name -> axis -> "in", "out" or "tensor.axis", the side of the layer that the axis belongs to.
-        fixed: bool (num_groups,), groups that may never be dropped.
-        reasons: why they may not.
-        equal_counts: lists of int64 arrays of groups; all arrays of a list must keep the same number of channels.
-        attributes: integer module attributes that follow a channel count.
-        residual: bool (num_groups,), groups that pass through an addition of two feature maps.
-        gated: bool (num_groups,), groups whose channels are exactly zero once their gammas and betas are. A channel of
+        num_groups: Number of groups.
+        axes: Tensor name (as in a state dict) -> axis -> int64 (C,), the group of each channel.
+        sides: Tensor name -> axis -> "in", "out" or "tensor.axis", the side of the layer that the axis belongs to.
+        fixed: Bool (num_groups,), groups that may never be dropped.
+        reasons: Why they may not.
+        equal_counts: Lists of int64 arrays of groups; all arrays of a list must keep the same number of channels.
+        attributes: Integer module attributes that follow a channel count.
+        residual: Bool (num_groups,), groups that pass through an addition of two feature maps.
+        gated: Bool (num_groups,), groups whose channels are exactly zero once their gammas and betas are. A channel of
             any other group is zero once all that makes it is: rows of weights, biases, gammas, betas.
         summed: (tensor name, axis) of the axes that an operation sums over; along the others, zeros make zeros.
-        layers: layer -> int64 (C,), the group of each output channel, for every BatchNorm layer, and for every
+        layers: Layer -> int64 (C,), the group of each output channel, for every BatchNorm layer, and for every
             convolution and linear layer with an output channel that no gamma belongs to. Channels are counted here.
         gammas: BatchNorm layer -> int64 (C,), the group of each of its gammas.
-        modules: names of all modules.
-        passes: the passes that were traced.
+        modules: Names of all modules.
+        passes: The passes that were traced.
     """
 
     num_groups: int
@@ -128,10 +128,10 @@ class ChannelGraph:
 
         Args:
             shortcuts: "couple" prunes channels that meet in a residual addition together; "spare" leaves them all.
-            ignore: patterns (``fnmatch``) of module names whose output channels stay, with all modules inside.
+            ignore: Patterns (``fnmatch``) of module names whose output channels stay, with all modules inside.
 
         Raises:
-            ValueError: if a pattern matches no layer, or ``shortcuts`` is neither of the two.
+            ValueError: If a pattern matches no layer, or ``shortcuts`` is neither of the two.
         """
         prunable = torch.from_numpy(self._prunable(shortcuts, ignore))
         return [PrunableLayer(module, groups, prunable[groups]) for module, groups in self.layers.items()]
@@ -159,11 +159,11 @@ class ChannelGraph:
         """Bool (num_groups,), the channels that the modules of a name, and all modules inside, make.
 
         Args:
-            pattern: an ``fnmatch`` pattern of module names.
-            what: what the pattern was given as, for the error.
+            pattern: An ``fnmatch`` pattern of module names.
+            what: What the pattern was given as, for the error.
 
         Raises:
-            ValueError: if it matches no module with parameters or buffers.
+            ValueError: If it matches no module with parameters or buffers.
         """
         matched = tuple(f"{name}." for name in self.modules if fnmatchcase(name, pattern))
         inside = [tensor for tensor in self.axes if tensor.startswith(matched)]

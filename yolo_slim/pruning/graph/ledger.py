@@ -69,7 +69,7 @@ class Ledger:
         summed: (id of a parameter, axis) of the axes that an operation sums over.
         not_summed: The same of those that it does not.
         owned: Parameters and buffers of the model by their ``id()``.
-        owned_axes: id of a parameter or buffer -> axis -> its channels.
+        owned_axes: Id of a parameter or buffer -> axis -> its channels.
         gammas: ``id()`` of the gammas of BatchNorm layers.
     """
 

@@ -25,14 +25,14 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
     touch it. The model comes back exactly as it was.
 
     Args:
-        model: the model.
-        example_inputs: a tensor, or a tuple of positional arguments; small is enough, as only shapes matter. Used by
+        model: The model.
+        example_inputs: A tensor, or a tuple of positional arguments; small is enough, as only shapes matter. Used by
             the default passes: a forward in eval mode, and one in train mode with the BatchNorm layers in eval mode.
-        passes: callables that run the model in their own way and return the tensors that count as outputs, in any
+        passes: Callables that run the model in their own way and return the tensors that count as outputs, in any
             nest. They must reach the model through their argument only. The channels of what they return are fixed.
 
     Raises:
-        ValueError: if neither inputs nor passes are given, or a pass returns no tensor.
+        ValueError: If neither inputs nor passes are given, or a pass returns no tensor.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3))

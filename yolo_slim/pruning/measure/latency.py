@@ -26,12 +26,12 @@ def latency_ms(model: nn.Module, example_inputs: Any, repeats: int = 20) -> floa
     """The median time of a forward in eval mode, in milliseconds, after three that do not count.
 
     Args:
-        model: the model; it comes back as it was.
-        example_inputs: a tensor, or a tuple of positional arguments, on the model's device.
-        repeats: number of timed forwards, at least 1.
+        model: The model; it comes back as it was.
+        example_inputs: A tensor, or a tuple of positional arguments, on the model's device.
+        repeats: Number of timed forwards, at least 1.
 
     Raises:
-        ValueError: if ``repeats`` is below 1.
+        ValueError: If ``repeats`` is below 1.
     """
     _check_repeats(repeats)
     arguments = positional(example_inputs)
@@ -72,13 +72,13 @@ def onnx_latency_ms(model: nn.Module, example_inputs: Any, repeats: int = 20) ->
     outputs stay on that device: the figure compares with :func:`latency_ms`.
 
     Args:
-        model: the model, in float32 (on CUDA also half precision); it comes back as it was.
-        example_inputs: a tensor, or a tuple of positional arguments, on the model's device.
-        repeats: number of timed forwards, at least 1.
+        model: The model, in float32 (on CUDA also half precision); it comes back as it was.
+        example_inputs: A tensor, or a tuple of positional arguments, on the model's device.
+        repeats: Number of timed forwards, at least 1.
 
     Raises:
-        ImportError: if onnx or onnxruntime is not installed.
-        ValueError: if ``repeats`` is below 1, the model is in float64, or ONNX Runtime does not know its device.
+        ImportError: If onnx or onnxruntime is not installed.
+        ValueError: If ``repeats`` is below 1, the model is in float64, or ONNX Runtime does not know its device.
     """
     _check_repeats(repeats)
     session = onnx_session(model, example_inputs)

@@ -21,10 +21,10 @@ class LayerProfile:
     """One convolution or linear layer.
 
     Attributes:
-        module: name of the layer.
-        parameters: elements of its parameters.
-        macs: its multiply-accumulates for the whole batch.
-        activation_bytes: size of its outputs for the whole batch.
+        module: Name of the layer.
+        parameters: Elements of its parameters.
+        macs: Its multiply-accumulates for the whole batch.
+        activation_bytes: Size of its outputs for the whole batch.
     """
 
     module: str
@@ -43,15 +43,15 @@ class Profile:
     """A model's cost for one input.
 
     Attributes:
-        parameters: elements of all parameters.
-        macs: multiply-accumulates of the convolutions and linear layers for the whole batch. Normalisation (fused
+        parameters: Elements of all parameters.
+        macs: Multiply-accumulates of the convolutions and linear layers for the whole batch. Normalisation (fused
             away at inference), activations and biases are not counted, nor are products of two activations.
-        activation_bytes: outputs of the convolutions and linear layers for the whole batch, all together: what they
+        activation_bytes: Outputs of the convolutions and linear layers for the whole batch, all together: what they
             write to memory.
-        peak_bytes: the most that tensors made by the forward hold at one time: storages that are alive after any of
+        peak_bytes: The most that tensors made by the forward hold at one time: storages that are alive after any of
             its operations, each counted once however many views it has, when PyTorch runs the model as it is without
             gradients. Parameters, buffers, the inputs and what a kernel needs while it runs are not counted.
-        layers: the layers that were counted, in the order of the model.
+        layers: The layers that were counted, in the order of the model.
     """
 
     parameters: int
@@ -82,8 +82,8 @@ def profile(model: nn.Module, example_inputs: Any) -> Profile:
     Convolutions and linear layers are counted where they are called as modules, each time they run.
 
     Args:
-        model: the model.
-        example_inputs: a tensor, or a tuple of positional arguments, of the size to count for.
+        model: The model.
+        example_inputs: A tensor, or a tuple of positional arguments, of the size to count for.
 
     Example:
         >>> cost = profile(net, torch.rand(1, 3, 9, 9))

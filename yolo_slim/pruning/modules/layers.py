@@ -121,7 +121,7 @@ def submodule(model: nn.Module, name: str, what: str) -> nn.Module:
     """A module by its name.
 
     Raises:
-        ValueError: if the model has none of this name; ``what`` is what asked for it.
+        ValueError: If the model has none of this name; ``what`` is what asked for it.
     """
     try:
         return model.get_submodule(name)
@@ -133,8 +133,8 @@ def install(model: nn.Module, new: Mapping[int, Tensor]) -> list[nn.Module]:
     """Replaces parameters and buffers wherever they occur, so that shared ones stay shared.
 
     Args:
-        model: the model, changed in place.
-        new: id of the tensor to replace -> its replacement.
+        model: The model, changed in place.
+        new: Id of the tensor to replace -> its replacement.
 
     Returns:
         The modules that own a replaced tensor.

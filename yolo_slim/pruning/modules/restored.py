@@ -21,7 +21,7 @@ class Snapshot:
     parameters are not kept.
 
     Args:
-        model: the model.
+        model: The model.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -23,11 +23,11 @@ class Compensated:
     """What :func:`compensate` did.
 
     Attributes:
-        dropped: bool (num_groups,), the groups that may still be dropped.
-        folded: layers whose constants went into their bias, or the running mean of the BatchNorm layer behind.
-        merged: layers whose constants went into the weights of a dead channel that stays.
-        kept_dead: number of groups that stay for that, with a gamma of zero.
-        uncompensated: layer -> which constants it misses, and why.
+        dropped: Bool (num_groups,), the groups that may still be dropped.
+        folded: Layers whose constants went into their bias, or the running mean of the BatchNorm layer behind.
+        merged: Layers whose constants went into the weights of a dead channel that stays.
+        kept_dead: Number of groups that stay for that, with a gamma of zero.
+        uncompensated: Layer -> which constants it misses, and why.
     """
 
     dropped: Tensor
@@ -53,20 +53,20 @@ def compensate(
     the running means, which does no harm: batch statistics take a constant away.
 
     Args:
-        model: the dense model, or a copy, that the graph was traced on. Its outputs mean nothing until the channels
+        model: The dense model, or a copy, that the graph was traced on. Its outputs mean nothing until the channels
             are removed.
-        graph: its channel graph.
-        dropped: bool (num_groups,), the groups to drop.
-        example_inputs: a tensor, a tuple of positional arguments, or a callable that runs the model in eval mode;
+        graph: Its channel graph.
+        dropped: Bool (num_groups,), the groups to drop.
+        example_inputs: A tensor, a tuple of positional arguments, or a callable that runs the model in eval mode;
             default: the first pass of the graph.
-        exact: also be right at borders and for transposed convolutions: such a layer keeps one dead channel j, and
+        exact: Also be right at borders and for transposed convolutions: such a layer keeps one dead channel j, and
             W[:, j] += sum_i c_i / c_j W[:, i]. Parts that must keep equal counts each keep as many.
 
     Returns:
         What was done, and the groups that are left to drop.
 
     Raises:
-        ValueError: if the dropped groups do not fit the graph, or the callable does not call the model itself. The
+        ValueError: If the dropped groups do not fit the graph, or the callable does not call the model itself. The
             model is untouched then.
 
     Example:

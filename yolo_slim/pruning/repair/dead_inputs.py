@@ -27,12 +27,12 @@ class DeadInputs:
     """A layer that sums over dropped channels; n is its number of input channels per group of the layer.
 
     Attributes:
-        name: name of the layer.
-        layer: a convolution, transposed convolution or linear layer.
+        name: Name of the layer.
+        layer: A convolution, transposed convolution or linear layer.
         groups: int64 (n,), the group of coupled channels of each input channel.
         constants: (groups of the layer, n), what a dropped channel passes on; zero where that is no constant, and for
             channels that stay.
-        norms: the BatchNorm layers that read the layer's output, where nothing else does and they read nothing else.
+        norms: The BatchNorm layers that read the layer's output, where nothing else does and they read nothing else.
     """
 
     name: str
@@ -47,9 +47,9 @@ def leave_constants(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> N
     """Sets the gammas, not the betas, of dropped groups to zero, in place; groups not ``graph.gated`` are silenced.
 
     Args:
-        model: the model the graph was traced on, or a copy of it.
-        graph: its channel graph.
-        dropped: bool (num_groups,).
+        model: The model the graph was traced on, or a copy of it.
+        graph: Its channel graph.
+        dropped: Bool (num_groups,).
     """
     silence(model, graph, dropped & ~graph.gated)
     for name, groups in graph.gammas.items():
@@ -68,16 +68,16 @@ def find_dead_inputs(
     random inputs with random gammas in place of those that stay.
 
     Args:
-        model: the model the graph was traced on, or a copy of it; it is left as it is.
-        graph: its channel graph.
-        dropped: bool (num_groups,).
-        run: runs the model in eval mode.
+        model: The model the graph was traced on, or a copy of it; it is left as it is.
+        graph: Its channel graph.
+        dropped: Bool (num_groups,).
+        run: Runs the model in eval mode.
 
     Returns:
         The layers, and layer -> reasons why (some of) the constants it reads are not known.
 
     Raises:
-        ValueError: if ``run`` does not call the model itself.
+        ValueError: If ``run`` does not call the model itself.
     """
     why: Reasons = defaultdict(list)
     readers = _readers(model, graph, dropped, why)

@@ -22,17 +22,17 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], to_inputs: Callable[[A
     a distributed run every process measures on the batches it is given.
 
     Args:
-        model: the model; it is called with one tensor.
-        batches: tensors, or tuples or lists that begin with one; a handful of training batches, without augmentation
+        model: The model; it is called with one tensor.
+        batches: Tensors, or tuples or lists that begin with one; a handful of training batches, without augmentation
             that validation images do not have.
-        to_inputs: turns a batch of any other kind into the tensor that the model takes, for example
+        to_inputs: Turns a batch of any other kind into the tensor that the model takes, for example
             ``lambda batch: batch["img"].float() / 255``.
 
     Returns:
         The number of batches.
 
     Raises:
-        ValueError: if there are no batches, or they are of another kind. After this or any other exception the
+        ValueError: If there are no batches, or they are of another kind. After this or any other exception the
             statistics are what they were.
 
     Example:

@@ -52,17 +52,17 @@ def importance_scores(
     """Scores every group as ``importance`` says.
 
     Args:
-        model: the model the graph was traced on, or a copy of it.
-        graph: its channel graph.
-        importance: the kind of score, and how values of several layers are combined.
-        taylor: has observed the gradients of some batches; for ``kind="taylor"``.
+        model: The model the graph was traced on, or a copy of it.
+        graph: Its channel graph.
+        importance: The kind of score, and how values of several layers are combined.
+        taylor: Has observed the gradients of some batches; for ``kind="taylor"``.
 
     Returns:
         float64 (num_groups,), +inf for groups without a value. The kinds with gamma have none for groups that are not
         gated: zero gammas would not silence them.
 
     Raises:
-        ValueError: if the kind is "taylor" and ``taylor`` is missing or has observed nothing.
+        ValueError: If the kind is "taylor" and ``taylor`` is missing or has observed nothing.
 
     Example:
         With the network of :func:`yolo_slim.pruning.trace`, whose gammas are 0.5, 0, 2 and 0.1:
@@ -94,8 +94,8 @@ def gamma_importance(model: nn.Module, graph: ChannelGraph) -> Tensor:
     Slimming").
 
     Args:
-        model: the model the graph was traced on, or a copy of it.
-        graph: its channel graph.
+        model: The model the graph was traced on, or a copy of it.
+        graph: Its channel graph.
 
     Returns:
         float64 (num_groups,), +inf for groups without a gamma and for groups that are not gated.

@@ -28,11 +28,11 @@ class Taylor:
     Gradients are read as they are: unscale those of mixed precision first.
 
     Args:
-        model: the model the graph was traced on; its own gradients are read.
-        graph: its channel graph.
+        model: The model the graph was traced on; its own gradients are read.
+        graph: Its channel graph.
 
     Attributes:
-        batches: number of batches whose gradients were finite.
+        batches: Number of batches whose gradients were finite.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
@@ -48,7 +48,7 @@ class Taylor:
         """Adds the term of the gradients that a backward has just left in the model, if all of them are finite.
 
         Raises:
-            ValueError: if no layer has a gradient.
+            ValueError: If no layer has a gradient.
         """
         norms = [(i, norm) for i, (norm, _) in enumerate(self._norms) if _has_gradient(norm)]
         found = dict(zip((i for i, _ in norms), gamma_terms([norm for _, norm in norms]), strict=True))
@@ -75,7 +75,7 @@ class Taylor:
             float64 (num_groups,), +inf for groups of which no gradient was seen.
 
         Raises:
-            ValueError: if nothing was observed, or an argument is unknown.
+            ValueError: If nothing was observed, or an argument is unknown.
         """
         if not self.batches:
             raise ValueError("Taylor has observed no finite gradients: call observe() after each backward")

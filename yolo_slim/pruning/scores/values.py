@@ -59,7 +59,7 @@ def reduce_to_groups(graph: ChannelGraph, per_gamma: Mapping[str, Tensor], reduc
     """Combines one value per gamma into one per group.
 
     Args:
-        graph: the channel graph.
+        graph: The channel graph.
         per_gamma: BatchNorm layer -> (C,), one value per gamma. Layers may be left out.
         reduction: "mean", "sum", "max" or "norm" (L2) over the members of a group.
 
@@ -67,7 +67,7 @@ def reduce_to_groups(graph: ChannelGraph, per_gamma: Mapping[str, Tensor], reduc
         float64 (num_groups,), +inf for groups without a value and for groups that are not gated.
 
     Raises:
-        ValueError: if a layer is unknown or has another number of channels, or the reduction is none of the four.
+        ValueError: If a layer is unknown or has another number of channels, or the reduction is none of the four.
     """
     found = []
     for name, values in per_gamma.items():
@@ -85,13 +85,13 @@ def combined(graph: ChannelGraph, layers: Iterable[Values], reduction: str = "me
     """Combines values of layers into one per group, float64 (num_groups,), +inf for groups without a value.
 
     Args:
-        graph: the channel graph.
-        layers: the values of each layer.
+        graph: The channel graph.
+        layers: The values of each layer.
         reduction: "mean", "sum", "max" or "norm" (L2) over the members of a group.
-        normalise: divides each layer's values by their "max", "mean" or L2 "norm" first, where that is above zero.
+        normalise: Divides each layer's values by their "max", "mean" or L2 "norm" first, where that is above zero.
 
     Raises:
-        ValueError: if the reduction or the normalisation is unknown.
+        ValueError: If the reduction or the normalisation is unknown.
     """
     if reduction not in REDUCTIONS or normalise not in NORMALISATIONS:
         raise ValueError(

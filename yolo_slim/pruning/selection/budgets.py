@@ -18,11 +18,11 @@ class Budgets:
 
     Args:
         limits: "max_params", "max_flops" or "max_latency_ms" -> the limit.
-        cost: counts parameters and operations.
-        measure: bool (num_groups,), the dropped groups -> milliseconds. Asked once for each set of groups.
+        cost: Counts parameters and operations.
+        measure: Bool (num_groups,), the dropped groups -> milliseconds. Asked once for each set of groups.
 
     Raises:
-        ValueError: if a limit cannot be checked because ``cost`` or ``measure`` is missing.
+        ValueError: If a limit cannot be checked because ``cost`` or ``measure`` is missing.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Budgets:
         """Finds by bisection how many candidates to choose.
 
         Args:
-            candidates: the most that can be chosen.
-            drop: number of chosen candidates -> bool (num_groups,), what is dropped then.
+            candidates: The most that can be chosen.
+            drop: Number of chosen candidates -> bool (num_groups,), what is dropped then.
 
         Returns:
             The smallest number with which all limits are met; with a latency, one that brings a cost within 1% below
@@ -89,10 +89,10 @@ class Budgets:
         """Where a search ended more than 1% below, as large steps do, takes channels back while the limits allow it.
 
         Args:
-            chosen: bool (num_groups,), what was chosen; the limits are met.
-            order: what may be taken back, the last first. A layer that has no room for its next step is done.
-            drop: chosen groups -> bool (num_groups,), what is dropped then.
-            layers: the groups of each layer.
+            chosen: Bool (num_groups,), what was chosen; the limits are met.
+            order: What may be taken back, the last first. A layer that has no room for its next step is done.
+            drop: Chosen groups -> bool (num_groups,), what is dropped then.
+            layers: The groups of each layer.
 
         Returns:
             What remains chosen.

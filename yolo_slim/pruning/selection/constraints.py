@@ -18,15 +18,15 @@ class Constraints:
     Groups are only ever taken back, the best first, so that a layer never keeps more when more is chosen.
 
     Args:
-        graph: the channel graph.
-        candidates: bool (num_groups,), groups that may be dropped.
+        graph: The channel graph.
+        candidates: Bool (num_groups,), groups that may be dropped.
         rank: int64 (num_groups,), place of each candidate in the order of dropping.
-        min_channels: rule 1.
-        round_to: rule 3; 1 rounds nothing.
+        min_channels: Rule 1.
+        round_to: Rule 3; 1 rounds nothing.
 
     Attributes:
-        protected: bool (num_groups,), what rule 1 keeps.
-        equal: bool (num_groups,), what rule 2 concerns.
+        protected: Bool (num_groups,), what rule 1 keeps.
+        equal: Bool (num_groups,), what rule 2 concerns.
     """
 
     def __init__(

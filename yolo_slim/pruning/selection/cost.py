@@ -22,9 +22,9 @@ class CostModel:
     as if none of these were dropped.
 
     Args:
-        model: the model the graph was traced on, or a copy of it.
-        graph: its channel graph.
-        example_inputs: a tensor, or a tuple of positional arguments, of the size to count operations for.
+        model: The model the graph was traced on, or a copy of it.
+        graph: Its channel graph.
+        example_inputs: A tensor, or a tuple of positional arguments, of the size to count operations for.
     """
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> None:

@@ -39,14 +39,14 @@ def select(
     first, at their ratios; a budget is then reached with the others.
 
     Args:
-        graph: the channel graph.
+        graph: The channel graph.
         scores: (num_groups,), higher = keep; groups with +inf are always kept.
-        selection: what to drop.
-        cost: counts parameters and operations; needed by budgets of these and by ``per``.
-        measure: bool (num_groups,), the dropped groups -> milliseconds of a forward; needed by ``max_latency_ms``.
+        selection: What to drop.
+        cost: Counts parameters and operations; needed by budgets of these and by ``per``.
+        measure: Bool (num_groups,), the dropped groups -> milliseconds of a forward; needed by ``max_latency_ms``.
 
     Raises:
-        ValueError: if the scores do not fit the graph or contain NaN, no channel is prunable, a pattern matches
+        ValueError: If the scores do not fit the graph or contain NaN, no channel is prunable, a pattern matches
             nothing, ``cost`` or ``measure`` is missing, or a budget cannot be reached.
 
     Example:

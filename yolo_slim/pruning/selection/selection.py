@@ -90,7 +90,7 @@ class Selection:
 
         Args:
             share: 0 asks for nothing, 1 for all of it.
-            dense: what the model costs as it is, by the names of the budgets.
+            dense: What the model costs as it is, by the names of the budgets.
         """
         limits: dict[str, Any] = {}
         for name, limit in self.budgets.items():
@@ -113,19 +113,19 @@ class Selected:
     """The outcome of a selection.
 
     Attributes:
-        dropped: bool (num_groups,), the groups to drop.
-        request: what was asked for, in words.
-        asked: the ratio that was asked for, over all prunable channels; where a budget was given, the one it took.
-        reached: the ratio of dropped to prunable channels.
-        threshold: highest score of a dropped group, divided by what it saves where ``per`` asks for that; 0 where none
+        dropped: Bool (num_groups,), the groups to drop.
+        request: What was asked for, in words.
+        asked: The ratio that was asked for, over all prunable channels; where a budget was given, the one it took.
+        reached: The ratio of dropped to prunable channels.
+        threshold: Highest score of a dropped group, divided by what it saves where ``per`` asks for that; 0 where none
             is dropped.
-        held: layer -> number of channels that score below the threshold and are kept by ``min_channels``.
-        bound: layer -> number of channels that score below the threshold and are kept because parts must stay equal
+        held: Layer -> number of channels that score below the threshold and are kept by ``min_channels``.
+        bound: Layer -> number of channels that score below the threshold and are kept because parts must stay equal
             or because of ``round_to``.
-        kept_below: number of prunable channels that score below the threshold and are kept: what the rules cost.
-        params: parameters that are left, None where no cost model was given.
-        flops: floating-point operations of a forward that are left, None where no cost model was given.
-        latency_ms: what was measured for the selected groups, None without a budget for it.
+        kept_below: Number of prunable channels that score below the threshold and are kept: what the rules cost.
+        params: Parameters that are left, None where no cost model was given.
+        flops: Floating-point operations of a forward that are left, None where no cost model was given.
+        latency_ms: What was measured for the selected groups, None without a budget for it.
     """
 
     dropped: Tensor

@@ -27,11 +27,11 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> None:
     ``requires_grad``, so an optimizer must be built afterwards. Tensors that are shared stay shared.
 
     Args:
-        model: the model, changed in place.
-        plan: from :func:`make_plan`, on this model or on another copy of it.
+        model: The model, changed in place.
+        plan: From :func:`make_plan`, on this model or on another copy of it.
 
     Raises:
-        ValueError: if the plan does not fit the model, which is then untouched.
+        ValueError: If the plan does not fit the model, which is then untouched.
 
     Example:
         >>> plan = PruningPlan({"0": {"out": [0, 2]}, "1": {"out": [0, 2]}, "3": {"in": [0, 2]}},

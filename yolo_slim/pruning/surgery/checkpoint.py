@@ -24,7 +24,7 @@ def store_structure(module: Any, structure: Structure) -> None:
     A module that keeps it in its own way offers a method ``keep_structure(structure)``.
 
     Raises:
-        ValueError: if the module has no ``on_save_checkpoint``.
+        ValueError: If the module has no ``on_save_checkpoint``.
     """
     own = getattr(module, "keep_structure", None)
     if own is not None:
@@ -46,12 +46,12 @@ def restore_structure(module: Any, checkpoint: Mapping[str, Any], target: nn.Mod
     """Gives a module the structure of a checkpoint, if it carries one; for ``LightningModule.on_load_checkpoint``.
 
     Args:
-        module: the LightningModule; keeps the structure for its own checkpoints.
-        checkpoint: a Lightning checkpoint.
-        target: the module that the structure's names are relative to; default: ``module``.
+        module: The LightningModule; keeps the structure for its own checkpoints.
+        checkpoint: A Lightning checkpoint.
+        target: The module that the structure's names are relative to; default: ``module``.
 
     Raises:
-        ValueError: if the structure does not fit.
+        ValueError: If the structure does not fit.
     """
     structure = checkpoint.get(STRUCTURE_KEY) or _among_hparams(checkpoint)
     if structure:

@@ -22,10 +22,10 @@ class PruningPlan:
     """The channels that stay, for every layer that loses some.
 
     Attributes:
-        entries: module -> side -> ascending indices of the channels that stay. A side is "in" or "out" of a stock
+        entries: Module -> side -> ascending indices of the channels that stay. A side is "in" or "out" of a stock
             layer (of one group, for the input of a grouped convolution), or "tensor.axis" of another module.
-        sizes: module -> side -> number of channels before.
-        attributes: module -> integer attribute ("name", or "name.index" in a list) -> its value afterwards.
+        sizes: Module -> side -> number of channels before.
+        attributes: Module -> integer attribute ("name", or "name.index" in a list) -> its value afterwards.
     """
 
     entries: dict[str, dict[str, list[int]]]
@@ -67,7 +67,7 @@ class PruningPlan:
         """Builds a plan from :meth:`to_dict`'s data.
 
         Raises:
-            ValueError: if the data is no plan.
+            ValueError: If the data is no plan.
         """
         try:
             modules = data["modules"].items()
@@ -90,7 +90,7 @@ class PruningPlan:
         """Reads a plan written by :meth:`save`.
 
         Raises:
-            ValueError: if the file holds no plan.
+            ValueError: If the file holds no plan.
         """
         try:
             return cls.from_dict(read_yaml(path))
@@ -102,11 +102,11 @@ def make_plan(graph: ChannelGraph, dropped: Tensor) -> PruningPlan:
     """Translates dropped groups into the channels that stay.
 
     Args:
-        graph: the channel graph.
-        dropped: bool (num_groups,).
+        graph: The channel graph.
+        dropped: Bool (num_groups,).
 
     Raises:
-        ValueError: if a fixed group is dropped, a layer would lose all its channels, or parts that must keep the same
+        ValueError: If a fixed group is dropped, a layer would lose all its channels, or parts that must keep the same
             number of channels would not.
 
     Example:
@@ -158,11 +158,11 @@ def compose(first: PruningPlan, second: PruningPlan) -> PruningPlan:
     depthwise for the second one, which may then remove groups; at once that cannot be done.
 
     Args:
-        first: a plan for the model.
-        second: a plan for the model that the first one leaves.
+        first: A plan for the model.
+        second: A plan for the model that the first one leaves.
 
     Raises:
-        ValueError: if the second plan expects another number of channels than the first one leaves.
+        ValueError: If the second plan expects another number of channels than the first one leaves.
     """
     entries = {module: dict(sides) for module, sides in first.entries.items()}
     sizes = {module: dict(sides) for module, sides in first.sizes.items()}

@@ -15,9 +15,9 @@ def silence(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> None:
     Gamma and beta of a gated group; of any other group also all that makes its channels, such as rows of weights.
 
     Args:
-        model: the model the graph was traced on, or a copy of it.
-        graph: its channel graph.
-        dropped: bool (num_groups,).
+        model: The model the graph was traced on, or a copy of it.
+        graph: Its channel graph.
+        dropped: Bool (num_groups,).
 
     Example:
         >>> graph = trace(net, torch.rand(1, 3, 9, 9))

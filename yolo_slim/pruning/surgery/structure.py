@@ -18,7 +18,7 @@ def structure_of(model: nn.Module, attributes: Iterable[str] = ()) -> Structure:
     """Reads the sizes of all layers.
 
     Args:
-        model: the model.
+        model: The model.
         attributes: "module:name" of integer (or list of integers) attributes that follow a channel count.
 
     Returns:
@@ -27,7 +27,7 @@ def structure_of(model: nn.Module, attributes: Iterable[str] = ()) -> Structure:
         ``torch.nn``, and the attributes.
 
     Raises:
-        ValueError: if the model has no such attribute.
+        ValueError: If the model has no such attribute.
 
     Example:
         >>> structure_of(net)["3"]
@@ -58,11 +58,11 @@ def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]
     afterwards; a layer that has the size already is untouched.
 
     Args:
-        model: the model, changed in place.
-        structure: from :func:`structure_of`.
+        model: The model, changed in place.
+        structure: From :func:`structure_of`.
 
     Raises:
-        ValueError: if the structure does not fit the model, which is then untouched.
+        ValueError: If the structure does not fit the model, which is then untouched.
 
     Example:
         >>> small, large = nn.Linear(3, 2), nn.Linear(5, 2)
