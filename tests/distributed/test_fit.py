@@ -22,7 +22,7 @@ def fit(
     tmp: Path,
     shapes_dir: Path,
     nodes: tuple[str, str] = ("work", "work"),
-    record: str = "ddp_record.Record",
+    record: str = "ddp.record.Record",
     *more: str,
 ) -> list[dict]:
     """Runs the sparse phase, and returns the parameters of each rank after it."""
@@ -129,7 +129,7 @@ def test_static_graph_with_accumulation_is_refused(nbs, refused):
 @pytest.mark.slow
 def test_synchronised_batchnorm_is_penalised_and_equal_on_both_ranks(tmp_path, shapes_dir):
     more = ("--trainer.sync_batchnorm=true",)
-    first, second = fit(ddp_launch.by_lightning, tmp_path, shapes_dir, ("work", "work"), "ddp_sync.SyncedRecord", *more)
+    first, second = fit(ddp_launch.by_lightning, tmp_path, shapes_dir, ("work", "work"), "ddp.sync.SyncedRecord", *more)
     assert equal(first, second)
     plain, _ = fit(ddp_launch.by_lightning, tmp_path / "plain", shapes_dir)
     assert equal(first, plain)

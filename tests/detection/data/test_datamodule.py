@@ -61,7 +61,7 @@ def test_names_need_no_images(tmp_path: Path) -> None:
 
 def test_shapes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes_dir: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shapes, "generate", lambda root: shutil.copytree(shapes_dir, root))
+    monkeypatch.setattr(shapes, "generate_shapes", lambda root: shutil.copytree(shapes_dir, root))
     data = YOLODataModule("shapes", imgsz=64)
     data.prepare_data()
     data.setup("validate")

@@ -75,7 +75,7 @@ def test_every_optimizer_works_with_a_loss_scale_and_clipping(tmp_path, shapes_d
     assert (steps.asked, steps.taken) == (6, 4)
     assert 0 < max(steps.norms) <= 10.01
     assert all(value.isfinite().all() for value in detector.state_dict().values())
-    assert (detector._sums == 0).all()
+    assert (detector._steps._sums == 0).all()
 
 
 def state_of(name: str, detector) -> tuple[optim.Optimizer, dict]:

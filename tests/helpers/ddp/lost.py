@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.helpers.ddp import variants as ddp_variants
+from tests.helpers.ddp import variants
 from tests.helpers.ddp.launch import ROOT, Process, free_port, run_together
 from tests.helpers.toy_module import toy_loader
 
@@ -41,13 +41,13 @@ class HandMade:
     def train(self, rank: int) -> Tensor:
         """The loop of one process; returns the gammas."""
         torch.manual_seed(1)
-        toy = ddp_variants.Toy()
+        toy = variants.Toy()
         net = toy if self.processes == 1 else DistributedDataParallel(toy)
-        images, labels = toy_loader(ddp_variants.STEPS * ddp_variants.BATCH).dataset.tensors
+        images, labels = toy_loader(variants.STEPS * variants.BATCH).dataset.tensors
         optimizer = toy.configure_optimizers()
         toy.on_train_batch_start(None, 0)
-        for _ in range(ddp_variants.EPOCHS):
-            for batch in ddp_variants.batches(rank, self.processes, 1, same_half=False):
+        for _ in range(variants.EPOCHS):
+            for batch in variants.batches(rank, self.processes, 1, same_half=False):
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(net(images[batch]), labels[batch]).backward()
                 for norm in toy.modules():
@@ -64,8 +64,8 @@ def main(out: Path, processes: int) -> None:
     torch.distributed.init_process_group("gloo", rank=rank, world_size=processes)
     found = {
         "attribute": HandMade(out, processes).train(rank),
-        "callback": ddp_variants.fit(processes, "subgradient")["gammas"],
-        "none": ddp_variants.fit(processes, "none")["gammas"],
+        "callback": variants.fit(processes, "subgradient")["gammas"],
+        "none": variants.fit(processes, "none")["gammas"],
     }
     torch.save(found, out / f"rank{rank}.pt")
 
