@@ -7,9 +7,10 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers.toy_nets import TOYS, randomised
+from tests.helpers.pruned import difference, random_drop, silenced, with_one_wrong_channel
+from tests.helpers.toy_nets import randomised
+from tests.helpers.toys import TOYS
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.surgery.test_apply import difference, random_drop, silenced, with_one_wrong_channel
 from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
 from yolo_slim.pruning.pipeline import TOLERANCE, check_prune, resolve_compensation, verify
 from yolo_slim.pruning.surgery.silence import silence

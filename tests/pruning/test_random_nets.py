@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
 from tests.helpers.blocks.random_nets import BLOCKS, Alone, RandomNet
+from tests.helpers.pruned import difference, random_drop, silenced, with_one_wrong_channel
 from tests.helpers.toy_nets import randomised
-from tests.pruning.surgery.test_apply import difference, random_drop, silenced, with_one_wrong_channel
 from yolo_slim.pruning import PruningPlan, apply_plan, apply_structure, make_plan, structure_of, trace
 from yolo_slim.pruning.graph.graph import ChannelGraph
 

@@ -15,7 +15,6 @@ from tests.helpers.hostile.pickles import write_small
 from tests.helpers.hostile.refused import refused
 from yolo_slim.commands.entry import main
 from yolo_slim.workflow import fit_parts, recipe
-from yolo_slim.workflow import results as recipe_results
 
 PHASES = ("baseline", "sparse", "prune", "finetune")
 
@@ -254,33 +253,6 @@ def test_a_phase_without_a_sound_checkpoint_says_what_to_delete(straight, config
         for file, content in zip(files, raw, strict=True):
             file.write_bytes(content)
     assert "delete runs/slim/baseline to have that phase run again" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("at", ["write", "unlink"])
-def test_metrics_are_joined_whenever_a_kill_comes(tmp_path, monkeypatch, at):
-    """Each epoch once, and none lost: the part that has an epoch last counts."""
-    header = "epoch,step,val/map,lr"
-    (tmp_path / "metrics-1.csv").write_text(f"{header}\n0,3,0.1,\n1,6,0.2,\n2,,,0.0")  # cut off in epoch 2
-    (tmp_path / "metrics-2.csv").write_text(f"{header}\n1,6,0.25,\n2,9,0.3,\n")
-    (tmp_path / "metrics.csv").write_text("epoch,step,val/map\n2,9,0.35\n3,12,0.4\n")
-
-    class Killed(BaseException):
-        pass
-
-    def killed(*arguments, **keywords):
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(*((Path, "unlink") if at == "unlink" else (recipe_results.csv.DictWriter, "writerows")), killed)
-        with pytest.raises(Killed):
-            recipe_results.merge_metrics(tmp_path)
-    recipe_results.set_metrics_aside(tmp_path)  # the next start
-    (tmp_path / "metrics.csv").write_text("epoch,step,val/map\n3,12,0.4\n4,15,0.5\n")
-    recipe_results.merge_metrics(tmp_path)
-    with (tmp_path / "metrics.csv").open() as stream:
-        rows = [(row["epoch"], row["val/map"]) for row in csv.DictReader(stream)]
-    assert rows == [("0", "0.1"), ("1", "0.25"), ("2", "0.35"), ("3", "0.4"), ("4", "0.5")]
-    assert [file.name for file in tmp_path.glob("*.csv")] == ["metrics.csv"]
 
 
 def test_interrupted_by_the_user_goes_on(config, tmp_path, monkeypatch, capsys):

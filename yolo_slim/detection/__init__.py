@@ -13,7 +13,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
 if TYPE_CHECKING:
-    from yolo_slim.detection.data.datamodule import Augmentation as Augmentation
+    from yolo_slim.detection.data.augmentation import Augmentation as Augmentation
     from yolo_slim.detection.data.datamodule import YOLODataModule as YOLODataModule
     from yolo_slim.detection.data.shapes import generate_shapes as generate_shapes
     from yolo_slim.detection.export.export import export_network as export_network
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "data.datamodule": "Augmentation YOLODataModule",
+        "data.augmentation": "Augmentation",
+        "data.datamodule": "YOLODataModule",
         "data.shapes": "generate_shapes",
         "export.export": "export_network",
         "export.formats": "ExportOptions OWN_FORMATS check_formats split_formats",

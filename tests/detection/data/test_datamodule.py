@@ -15,7 +15,8 @@ from torch import nn
 
 from yolo_slim.detection.data import datamodule as data_module
 from yolo_slim.detection.data import shapes
-from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
+from yolo_slim.detection.data.augmentation import Augmentation
+from yolo_slim.detection.data.datamodule import YOLODataModule
 
 PLAIN = dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr", "mosaic"), 0.0)
 

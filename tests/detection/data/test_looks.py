@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.detection.training.test_detector import trainer_for
+from tests.helpers.detectors import trainer_for
 from tests.helpers.hostile.refused import refused
 from yolo_slim.commands.entry import main
 from yolo_slim.detection.data import checks as data_checks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -41,8 +42,32 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_tiny(tmp_path_factory.mktemp("tiny"))
 
 
+class Auditor:
+    """Notes what Python is asked to do while it is switched on; an audit hook cannot be removed, so there is one."""
+
+    CALLS = frozenset(
+        {
+            *("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"),
+            *("os.mkdir", "socket.connect", "webbrowser.open"),
+        }
+    )
+
+    def __init__(self) -> None:
+        self.on, self.started = False, []
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, arguments: Any) -> None:
+        if self.on and event in self.CALLS:
+            self.started.append((event, arguments))
+
+
+@pytest.fixture(scope="session")
+def auditor() -> Auditor:
+    return Auditor()
+
+
 @pytest.fixture(autouse=True)
-def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, auditor: Auditor) -> Any:
     """No test leaves anything in the folder that it runs in, starts a process or imports the decoy."""
     folder = tmp_path / "cwd"
     folder.mkdir()
@@ -50,28 +75,18 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(folder.parent / "path")
     (folder.parent / "path").mkdir()
     (folder.parent / "path" / "decoy_of_yolo_slim.py").write_text("def function(*a):\n    return a\n")
-    started: list[Any] = []
-    calls = (
-        "os.system",
-        "subprocess.Popen",
-        "os.exec",
-        "os.posix_spawn",
-        "os.mkdir",
-        "socket.connect",
-        "webbrowser.open",
-    )
-
-    def audit(event: str, arguments: Any) -> None:
-        if watching and event in calls:
-            started.append((event, arguments))
-
-    watching = True
-    sys.addaudithook(audit)  # cannot be removed again, so it is switched off
+    auditor.on, auditor.started = True, []
     yield
-    watching = False
+    auditor.on = False
     assert not os.listdir(folder)
-    assert not started
+    assert not auditor.started
     assert "decoy_of_yolo_slim" not in sys.modules
+
+
+def test_the_auditor_sees_what_is_started(auditor):
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    assert [event for event, _ in auditor.started] == ["subprocess.Popen"]
+    auditor.started.clear()
 
 
 def refused(file: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.detection.training.test_detector import data_for, detector_for, trainer_for
+from tests.helpers.detectors import data_for, detector_for, trainer_for
 from yolo_slim.callbacks import GammaSparsity, WeightEMA
 from yolo_slim.detection.files.checkpoints import check_resumable
 from yolo_slim.detection.training.hyperparameters import Hyperparameters

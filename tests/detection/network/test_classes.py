@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from tests.detection.training.test_detector import trainer_for
+from tests.helpers.detectors import trainer_for
 from tests.helpers.hostile.pickles import TINY
 from tests.helpers.hostile.refused import refused
 from yolo_slim.commands.entry import main

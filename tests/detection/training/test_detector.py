@@ -4,37 +4,15 @@ import copy
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
+from tests.helpers.detectors import data_for, detector_for, trainer_for
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
-from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
+from yolo_slim.detection.data.augmentation import Augmentation
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
-
-
-def trainer_for(folder, **settings):
-    defaults = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "default_root_dir": str(folder),
-    }
-    return Trainer(**{**defaults, **settings})
-
-
-def data_for(shapes_dir, **settings):
-    return YOLODataModule(**{"data": str(shapes_dir / "data.yaml"), "imgsz": 64, "batch": 4, "workers": 0, **settings})
-
-
-def detector_for(data, **settings):
-    seed_everything(0, verbose=False)
-    return YOLODetector(names=data.names, imgsz=64, **settings)
 
 
 class Gradients(Callback):

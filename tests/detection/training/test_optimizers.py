@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import optim
 
-from tests.detection.training.test_detector import data_for, detector_for, trainer_for
+from tests.helpers.detectors import data_for, detector_for, trainer_for
 from yolo_slim.callbacks import GammaSparsity, WeightEMA
 from yolo_slim.detection.training.hyperparameters import OPTIMIZERS, Hyperparameters
 from yolo_slim.detection.training.optimizers import expect_state, kind_of, make_optimizer

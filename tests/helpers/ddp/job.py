@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
-from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
+from yolo_slim.detection.data.augmentation import Augmentation
+from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
 

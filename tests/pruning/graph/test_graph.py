@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.toy_nets import TOYS, Net, Split, Toy, bn, conv, randomised
+from tests.helpers.toy_nets import Net, bn, conv, randomised
+from tests.helpers.toys import TOYS, Split, Toy
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from yolo_slim.pruning import trace
 

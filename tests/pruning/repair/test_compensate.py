@@ -9,38 +9,15 @@ from torch.nn import functional as F
 from ultralytics.nn.tasks import SegmentationModel
 
 from tests.helpers.blocks.random_nets import RandomNet
-from tests.helpers.toy_nets import TOYS, Net, Split, bn, conv, out, randomised
+from tests.helpers.pruned import PRUNABLE, compensated, difference, drop_some, images, random_drop
+from tests.helpers.toy_nets import Net, bn, conv, out, randomised
+from tests.helpers.toys import TOYS, Split
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.surgery.test_apply import PRUNABLE, difference, random_drop
 from yolo_slim.pruning import apply_plan, make_plan, trace
-from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.repair.compensate import Compensated, compensate
-from yolo_slim.pruning.repair.dead_inputs import leave_constants
+from yolo_slim.pruning.repair.compensate import compensate
 
 # Who reads what is no constant: it is multiplied with something, read in two calls, or missing in some images.
 VARYING = {"gate": {"head"}, "spatial mask": {"head"}, "shared": {"both.0"}, "regions": {"head"}}
-
-
-def compensated(
-    model: nn.Module, graph: ChannelGraph, dropped: Tensor, example: object = None, exact: bool = True
-) -> tuple[nn.Module, nn.Module, Compensated]:
-    """The dense model without the dropped gammas, the pruned one that makes up for it, and what was done."""
-    dense, slim = copy.deepcopy(model), copy.deepcopy(model)
-    leave_constants(dense, graph, dropped)
-    found = compensate(slim, graph, dropped, example, exact)
-    apply_plan(slim, make_plan(graph, found.dropped))
-    return dense, slim, found
-
-
-def drop_some(graph: ChannelGraph, channels: dict[str, list[int]]) -> Tensor:
-    dropped = torch.zeros(graph.num_groups, dtype=torch.bool)
-    for name, indices in channels.items():
-        dropped[graph.layers[name][indices]] = True
-    return dropped
-
-
-def images(*shape: int) -> Tensor:
-    return torch.rand(shape or (2, 3, 9, 9), dtype=torch.float64)
 
 
 @torch.no_grad()

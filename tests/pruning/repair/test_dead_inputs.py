@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.helpers.toy_nets import TOYS, Net, bn, conv, out, randomised
-from tests.pruning.repair.test_compensate import compensated, drop_some, images
+from tests.helpers.pruned import compensated, drop_some, images
+from tests.helpers.toy_nets import Net, bn, conv, out, randomised
+from tests.helpers.toys import TOYS
 from yolo_slim.pruning import trace
 from yolo_slim.pruning.graph.axes import leaves
 from yolo_slim.pruning.repair.compensate import compensate

@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.helpers.pruned import raw_chain, toy
 from tests.helpers.toy_nets import Net, bn, conv, out, randomised
-from tests.pruning.scores.test_taylor import raw_chain
-from tests.pruning.surgery.test_plan import toy
 from yolo_slim.pruning import (
     Importance,
     Selection,

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
+from tests.helpers.pruned import raw_chain, toy
 from tests.helpers.toy_nets import Net, bn, conv, out, randomised
-from tests.pruning.surgery.test_plan import toy
 from yolo_slim.pruning import Importance, Selection, Taylor, importance_scores, trace
 from yolo_slim.pruning.sparsity.growing import Growing
 
@@ -15,19 +14,6 @@ def backward(model, seed):
     torch.manual_seed(seed)
     model.zero_grad()
     model(torch.rand(2, 3, 8, 8, dtype=torch.float64)).square().mean().backward()
-
-
-def raw_chain(bias=True):
-    """Two convolutions without BatchNorm and a head."""
-    layers = {
-        "c1": nn.Conv2d(3, 4, 3, padding=1, bias=bias),
-        "up": nn.ConvTranspose2d(4, 5, 2, stride=2, bias=bias),
-        "fc": nn.Linear(5, 6, bias=bias),
-        "head": nn.Linear(6, 2),
-    }
-    model = Net(lambda n, x: n.head(F.relu(n.fc(F.relu(n.up(F.relu(n.c1(x)))).mean((2, 3))))), **layers)
-    model = randomised(model)
-    return model, trace(model, torch.rand(1, 3, 8, 8, dtype=torch.float64))
 
 
 def term(parameter):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pruned import chain, kept, scores_for
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.selection.test_select import chain, kept, scores_for
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
 from yolo_slim.pruning.selection.budgets import Budgets
 from yolo_slim.pruning.sparsity.growing import Growing

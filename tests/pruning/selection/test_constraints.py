@@ -6,9 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pruned import PRUNABLE_NAMES, chain, kept, scores_for, toy
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.selection.test_select import PRUNABLE, chain, kept, scores_for
-from tests.pruning.surgery.test_plan import toy
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
 from yolo_slim.pruning.selection.constraints import Constraints
 
@@ -56,7 +55,7 @@ def test_halves_are_multiples_too():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(PRUNABLE),
+    name=st.sampled_from(PRUNABLE_NAMES),
     ratio=st.floats(0, 0.999),
     floor=st.integers(1, 4),
     round_to=st.integers(1, 5),

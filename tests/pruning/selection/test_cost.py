@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.toy_nets import TOYS, Net, bn, conv, randomised
+from tests.helpers.pruned import random_drop, toy
+from tests.helpers.toy_nets import Net, bn, conv, randomised
+from tests.helpers.toys import TOYS
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.surgery.test_apply import random_drop
-from tests.pruning.surgery.test_plan import toy
 from yolo_slim.pruning import CostModel, apply_plan, make_plan, profile, trace
 
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.helpers.pruned import chain, kept, scores_for, toy
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.selection.test_select import chain, kept, scores_for
-from tests.pruning.surgery.test_plan import toy
 from yolo_slim.pruning import Selection, gamma_importance, make_plan, select, trace
 
 

@@ -7,12 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.toy_nets import TOYS, Net, bn, conv, out, randomised
+from tests.helpers.pruned import PRUNABLE_NAMES, chain, kept, scores_for, toy
+from tests.helpers.toy_nets import Net, bn, conv, out, randomised
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.surgery.test_plan import toy
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
-
-PRUNABLE = [t.name for t in TOYS if any(letter.islower() for letters in t.groups.values() for letter in letters)]
 
 
 @pytest.fixture(scope="module")
@@ -23,33 +21,7 @@ def detector():
 
 @pytest.fixture(scope="module")
 def toys():
-    return {name: toy(name)[1] for name in PRUNABLE}
-
-
-def chain(*widths: int):
-    """Layers that are coupled to nothing, and their graph."""
-    layers = {}
-    for i, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False)):
-        layers |= {f"c{i}": conv(inputs, outputs), f"b{i}": bn(outputs)}
-
-    def run(net, x):
-        for i in range(len(widths)):
-            x = getattr(net, f"b{i}")(getattr(net, f"c{i}")(x))
-        return net.head(x)
-
-    model = randomised(Net(run, **layers, head=out(widths[-1])))
-    return model, trace(model, torch.rand(1, 3, 8, 8, dtype=torch.float64))
-
-
-def scores_for(graph, **values):
-    scores = torch.full((graph.num_groups,), float("inf"), dtype=torch.float64)
-    for name, given_scores in values.items():
-        scores[graph.gammas[name]] = torch.tensor(given_scores, dtype=torch.float64)
-    return scores
-
-
-def kept(graph, selected, name):
-    return (~selected.dropped[graph.gammas[name]]).nonzero().flatten().tolist()
+    return {name: toy(name)[1] for name in PRUNABLE_NAMES}
 
 
 def test_the_lowest_scores_of_the_whole_model_go():
@@ -179,7 +151,7 @@ def test_equal_scores_are_dropped_in_order():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(PRUNABLE),
+    name=st.sampled_from(PRUNABLE_NAMES),
     ratio=st.floats(0, 0.999),
     floor=st.integers(1, 9),
     shortcuts=st.sampled_from(["couple", "spare"]),

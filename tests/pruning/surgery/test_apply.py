@@ -7,40 +7,20 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from tests.helpers.toy_nets import TOYS, Net, Split, bn, conv, randomised
+from tests.helpers.pruned import PRUNABLE, difference, random_drop, silenced, with_one_wrong_channel
+from tests.helpers.toy_nets import Net, bn, conv, randomised
+from tests.helpers.toys import TOYS, Split
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from yolo_slim.pruning import (
     PruningPlan,
-    Selection,
     apply_plan,
     apply_structure,
     make_plan,
-    select,
     structure_of,
     trace,
 )
-from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.surgery.silence import silence
 
 RATIOS = [0.0, 0.3, 0.6, 0.9, 0.99]
-PRUNABLE = [toy for toy in TOYS if any(letter.islower() for letters in toy.groups.values() for letter in letters)]
-
-
-def random_drop(graph: ChannelGraph, ratio: float, seed: int, **options) -> Tensor:
-    scores = torch.rand(graph.num_groups, generator=torch.Generator().manual_seed(seed))
-    return select(graph, scores, Selection(ratio, **options)).dropped
-
-
-def silenced(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> nn.Module:
-    model = copy.deepcopy(model)
-    silence(model, graph, dropped)
-    return model
-
-
-def difference(found, expected) -> float:
-    """Largest difference relative to the largest output."""
-    found, expected = (o if isinstance(o, tuple) else (o,) for o in (found, expected))
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.fixture(scope="module", params=["yolov8n", "yolov8s"])
@@ -94,15 +74,6 @@ def test_other_detectors(name):
         apply_plan(slim, make_plan(graph, dropped))
         dense = silenced(model, graph, dropped)
         assert all(difference(run(slim), run(dense)) < 1e-10 for run in graph.passes)
-
-
-def with_one_wrong_channel(plan: PruningPlan, module: str) -> PruningPlan:
-    """Keeps a dropped input channel of a layer instead of the first kept one."""
-    entries = copy.deepcopy(plan.entries)
-    keep = entries[module]["in"]
-    gone = next(i for i in range(plan.sizes[module]["in"]) if i not in keep)
-    keep[:] = sorted([*keep[1:], gone])
-    return PruningPlan(entries, plan.sizes, plan.attributes)
 
 
 @torch.no_grad()

@@ -6,21 +6,11 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers.toy_nets import TOYS, randomised
+from tests.helpers.pruned import random_drop, toy
+from tests.helpers.toys import TOYS
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.surgery.test_apply import random_drop
 from yolo_slim.pruning import PruningPlan, apply_plan, make_plan, trace
 from yolo_slim.pruning.surgery.plan import compose
-
-
-def toy(name: str):
-    toy = next(toy for toy in TOYS if toy.name == name)
-    model = randomised(toy.build())
-    example = toy.example()
-    passes = [lambda m: m.eval()(example)]
-    if name == "split":
-        passes.append(lambda m: m.eval().forward_split(example))
-    return model, trace(model, passes=passes)
 
 
 def drop(graph, **channels):

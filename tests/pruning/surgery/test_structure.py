@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.toy_nets import TOYS, Split, randomised
+from tests.helpers.pruned import PRUNABLE, random_drop
+from tests.helpers.toy_nets import randomised
+from tests.helpers.toys import TOYS, Split
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from tests.pruning.surgery.test_apply import random_drop
 from yolo_slim.pruning import (
     apply_plan,
     apply_structure,
@@ -21,8 +22,6 @@ from yolo_slim.pruning import (
     trace,
 )
 from yolo_slim.pruning.surgery.checkpoint import STRUCTURE_KEY
-
-PRUNABLE = [t for t in TOYS if any(letter.islower() for letters in t.groups.values() for letter in letters)]
 
 
 def pruned(model, passes, ratio=0.5):

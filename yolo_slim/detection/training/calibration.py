@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.detection.data.datamodule import Augmentation, YOLODataModule
+from yolo_slim.detection.data.augmentation import UNCHANGED
+from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import ChannelGraph, Taylor, restored, train_but_statistics
-
-UNCHANGED = Augmentation(hsv_h=0, hsv_s=0, hsv_v=0, translate=0, scale=0, fliplr=0, mosaic=0)
 
 
 def training_batches(data: YOLODataModule, count: int) -> list[dict[str, Any]]:

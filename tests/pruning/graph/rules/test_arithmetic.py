@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from tests.helpers.pruned import difference, random_drop, silenced
 from tests.helpers.toy_nets import Net, bn, conv, out, randomised
-from tests.pruning.surgery.test_apply import difference, random_drop, silenced
 from yolo_slim.pruning import apply_plan, make_plan, trace
 
 NUMBERS = {
