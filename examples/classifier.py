@@ -5,17 +5,17 @@ from __future__ import annotations
 import lightning as L
 import torch
 from boxes import Crops
-from parts import Table, arguments, check_equal, loaders, new_folder, trainer
+from parts import Table, arguments, loaders, new_folder
+from phases import four_phases
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.models import resnet18
 
-from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
 from yolo_slim.pruning import restore_structure
 
 
 class Classifier(L.LightningModule):
-    """What a project has before it knows of yolo_slim.
+    """ResNet-18, with the one method that yolo_slim needs.
 
     Args:
         classes: Number of classes.
@@ -57,7 +57,7 @@ class Classifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """For yolo_slim: a slim checkpoint rebuilds its network before its weights arrive."""
+        """Rebuilds the network of a slim checkpoint before its weights arrive: all that yolo_slim needs."""
         restore_structure(self, checkpoint)
 
 
@@ -66,31 +66,8 @@ def main() -> None:
     given = arguments(__doc__, epochs=(10, 20, 5), size=48, batch=32)
     L.seed_everything(0, workers=True)
     data, folder = loaders(Crops, given), new_folder("classifier")
-    table = Table((data[1].dataset[0][0][None],), score="val/accuracy")
-
     classifier = Classifier(len(data[0].dataset.names), given.size, given.weights)
-    dense = trainer(folder, given.epochs[0], [WeightEMA()])
-    dense.fit(classifier, *data)
-    table.add("baseline", classifier, dense)
-
-    sparsity = GammaSparsity(penalty="growing", ratio=given.ratio)
-    pruning = ChannelPruning(ratio=given.ratio, dirpath=str(folder))
-    sparse = trainer(folder, given.epochs[1], [WeightEMA(), sparsity, pruning])
-    sparse.fit(classifier, *data)
-    table.add("sparse", None, sparse)
-
-    slim = Classifier.load_from_checkpoint(folder / "slim.ckpt", weights=None)
-    check_equal(slim, classifier, table.inputs)
-    check = trainer(folder)
-    check.validate(slim, data[1])
-    table.add("slim", slim, check)
-
-    finetune = trainer(folder, given.epochs[2], [WeightEMA()])
-    finetune.fit(slim, *data)
-    table.add("finetuned", slim, finetune)
-    results = table.markdown()
-    (folder / "results.md").write_text(results)
-    print(f"\n{results}\nsaved in {folder}")
+    four_phases(classifier, given, data, folder, Table((data[1].dataset[0][0][None],), score="val/accuracy"))
 
 
 if __name__ == "__main__":

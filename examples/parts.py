@@ -7,14 +7,13 @@ import copy
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from yolo_slim.pruning import latency_ms, profile
+from yolo_slim.pruning import latencies_ms, profile
 
 
 def arguments(description: str, epochs: tuple[int, int, int], size: int, batch: int = 8) -> argparse.Namespace:
@@ -96,18 +95,15 @@ class Table:
 
     def markdown(self, rounds: int = 5) -> str:
         """Measures all states, in turn so that a busy machine slows all alike, and puts them side by side."""
-        times: list[list[float]] = [[] for _ in self.states]
-        for _ in range(rounds):
-            for (_, module, _), found in zip(self.states, times, strict=True):
-                found.append(latency_ms(module, self.inputs, repeats=10))
+        times = latencies_ms({i: (module, self.inputs) for i, (_, module, _) in enumerate(self.states)}, rounds)
         costs = [profile(module, self.inputs) for _, module, _ in self.states]
         first = costs[0]
         lines = [f"| State | Params | GFLOPs | {self.score.removeprefix('val/')} | Latency |"]
         lines += ["| --- | ---: | ---: | ---: | ---: |"]
-        for (state, _, score), cost, found in zip(self.states, costs, times, strict=True):
+        for (state, _, score), cost, time in zip(self.states, costs, times.values(), strict=True):
             parameters = f"{cost.parameters / 1e6:.3f} M{_change(cost.parameters, first.parameters)}"
             gflops = f"{cost.gflops:.3f}{_change(cost.gflops, first.gflops)}"
-            lines.append(f"| {state} | {parameters} | {gflops} | {score:.3f} | {median(found):.1f} ms |")
+            lines.append(f"| {state} | {parameters} | {gflops} | {score:.3f} | {time:.1f} ms |")
         return "\n".join(lines) + "\n"
 
 

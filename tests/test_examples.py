@@ -21,7 +21,7 @@ from yolo_slim.pruning import PruningPlan, apply_plan
 
 EXAMPLES = ROOT / "examples"
 README = (EXAMPLES / "README.md").read_text()
-CLASSES = {"ssdlite": "SlimSSDLite", "retinanet": "SlimRetina", "classifier": "Classifier"}
+CLASSES = {"ssdlite": "SSDLite", "retinanet": "Retina", "classifier": "Classifier"}
 
 # Python runs a module of this name at its start.
 BLOCK = """
