@@ -59,17 +59,17 @@ def check_config_files(arguments: Sequence[str]) -> None:
     """
     for option in _options(arguments):
         if (file := _file_of(option)) is not None:
-            _check(_found(file))
+            _check(_shipped_instead(file) or Path(file))
 
 
-def _found(file: str) -> Path:
-    """A file that is here, or else the one of that name that comes with the package."""
-    return Path(file) if Path(file).exists() else shipped_config(file) or Path(file)
+def _shipped_instead(file: str) -> Path | None:
+    """The configuration of that name which comes with the package, unless there is such a file here."""
+    return None if Path(file).exists() else shipped_config(file)
 
 
 def _with_path(option: list[str]) -> list[str]:
-    found = str(_found(file := _file_of(option) or ""))
-    return option if found == file else ["-c", found, *option[2 if option[0] in ("-c", "--config") else 1 :]]
+    shipped = _shipped_instead(_file_of(option) or "")
+    return option if shipped is None else ["-c", str(shipped), *option[2 if option[0] in ("-c", "--config") else 1 :]]
 
 
 def _is_option(word: str) -> bool:
@@ -83,13 +83,13 @@ def _before_options(arguments: Sequence[str]) -> list[str]:
 
 def _options(arguments: Sequence[str]) -> list[list[str]]:
     """Every key among the arguments, together with the words that follow it."""
-    found: list[list[str]] = []
+    options: list[list[str]] = []
     for word in arguments[len(_before_options(arguments)) :]:
         if _is_option(word):
-            found.append([word])
+            options.append([word])
         else:
-            found[-1].append(word)
-    return found
+            options[-1].append(word)
+    return options
 
 
 def _key(option: Sequence[str]) -> str:
