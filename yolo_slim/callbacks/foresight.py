@@ -18,7 +18,7 @@ def foreseen_troubles(target: Target) -> list[str]:
     Returns:
         A sentence for each, without its full stop.
     """
-    found = []
+    sentences = []
     pl_module, graph = target.pl_module, target.graph
     prefix = next(name for name, module in pl_module.named_modules() if module is target.model)
     reached = {_join(prefix, name) for name in graph.gammas} - {
@@ -26,7 +26,7 @@ def foreseen_troubles(target: Target) -> list[str]:
     }
     copies = _copies(pl_module, reached)
     for copy, original in copies.items():
-        found.append(
+        sentences.append(
             f"{copy} is a copy of {original} that no pass reaches: it keeps its size, and no longer fits after the "
             "prune. Keep it outside of the module (WeightEMA does, for an average), or make it anew from the pruned "
             "network"
@@ -35,15 +35,15 @@ def foreseen_troubles(target: Target) -> list[str]:
     lost = [name for name in lost if not any(_join(prefix, name).startswith(f"{copy}.") for copy in copies)]
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-        found.append(f"no pass reaches {', '.join(lost[:3])}{more}, so that they stay as they are")
+        sentences.append(f"no pass reaches {', '.join(lost[:3])}{more}, so that they stay as they are")
     if type(pl_module).on_load_checkpoint.__qualname__ == "CheckpointHooks.on_load_checkpoint":
         name = type(pl_module).__name__
-        found.append(
+        sentences.append(
             f"slim.ckpt will not load into a {name} of the full size: give {name} a method on_load_checkpoint(self, "
             "checkpoint) that calls yolo_slim.pruning.restore_structure(self, checkpoint"
             + (f", self.{prefix})" if prefix else ")")
         )
-    return found
+    return sentences
 
 
 def _copies(pl_module: nn.Module, reached: set[str]) -> dict[str, str]:
@@ -56,19 +56,19 @@ def _copies(pl_module: nn.Module, reached: set[str]) -> dict[str, str]:
         return any(layer == name or layer.startswith(f"{name}.") for layer in reached)
 
     named = [(name, module) for name, module in pl_module.named_modules() if name]
-    originals = {}
+    of_shapes = {}
     for name, module in reversed(named):  # the outermost one last, so that it counts
         if is_reached(name) and len(module.state_dict()) > 1:
-            originals[shapes(module)] = name
-    found: dict[str, str] = {}
+            of_shapes[shapes(module)] = name
+    copies: dict[str, str] = {}
     for name, module in named:
-        if is_reached(name) or any(name.startswith(f"{copy}.") for copy in found):
+        if is_reached(name) or any(name.startswith(f"{copy}.") for copy in copies):
             continue
-        original = originals.get(shapes(module))
+        original = of_shapes.get(shapes(module))
         has_layers = any(True for _ in module.children())
         if original is not None and has_layers:
-            found[name] = original
-    return found
+            copies[name] = original
+    return copies
 
 
 def _join(prefix: str, name: str) -> str:

@@ -166,11 +166,11 @@ def rehearsed(trainer: Trainer, optimizer: Optimizer, groups: list[dict[str, Any
 
     step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
     actor = SimpleNamespace(param_groups=groups, defaults=optimizer.defaults, step=step, _opt_called=True)
-    found = []
+    copies = []
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau:
             continue
         # A schedule may be a method of the module: neither it nor the Trainer is to be copied.
         shared = {id(optimizer): actor, id(trainer): trainer, id(trainer.lightning_module): trainer.lightning_module}
-        found.append((copy.deepcopy(config.scheduler, shared), config.interval, config.frequency))
-    return found
+        copies.append((copy.deepcopy(config.scheduler, shared), config.interval, config.frequency))
+    return copies

@@ -97,15 +97,15 @@ def in_float32(pl_module: LightningModule) -> Iterator[bool]:
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         return chain(pl_module.named_parameters(), pl_module.named_buffers())
 
-    given = {name: tensor.dtype for name, tensor in tensors() if tensor.dtype in (torch.float16, torch.bfloat16)}
-    if given:
+    stored = {name: tensor.dtype for name, tensor in tensors() if tensor.dtype in (torch.float16, torch.bfloat16)}
+    if stored:
         nn.Module.float(pl_module)
     try:
-        yield bool(given)
+        yield bool(stored)
     finally:
         for name, tensor in tensors():
-            if name in given:
-                tensor.data = tensor.data.to(given[name])
+            if name in stored:
+                tensor.data = tensor.data.to(stored[name])
 
 
 def prune_alike(trainer: Trainer, target: Target, prune_it: Callable[[], PruningReport]) -> PruningReport:

@@ -143,15 +143,15 @@ def make_selection(
         MisconfigurationException: If a value is out of range, or both are given.
     """
     alone = {"ratio": ratio, "min_channels": min_channels, "shortcuts": shortcuts, "ignore": ignore}
-    given = {name: value for name, value in alone.items() if value is not None}
+    beside = {name: value for name, value in alone.items() if value is not None}
     if selection is not None:
-        if given:
+        if beside:
             raise MisconfigurationException(
-                f"{', '.join(f'{name}={value!r}' for name, value in given.items())} beside selection={selection!r}: "
+                f"{', '.join(f'{name}={value!r}' for name, value in beside.items())} beside selection={selection!r}: "
                 "give one of them; a selection says all of it"
             )
         return selection
     try:
-        return Selection(**given)  # type: ignore[arg-type]
+        return Selection(**beside)  # type: ignore[arg-type]
     except ValueError as error:
         raise MisconfigurationException(str(error)) from error

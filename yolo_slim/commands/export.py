@@ -51,19 +51,19 @@ def parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs ``train.py export``; ``arguments`` begin with the verb."""
-    given = parser().parse_args(list(arguments[1:]))
-    options = ExportOptions(**{field.name: given[field.name] for field in fields(ExportOptions)})
-    formats, weights, data = split_formats(given.format), given.model.weights, None
-    check_formats(formats, options, given.data.data is not None)
-    paths = {"model.weights": weights, "before": given.before, "data.data": given.data.data}
-    expect_given(project=given.project, **paths)
-    for path in filter(None, (given.before, weights)):
+    keys = parser().parse_args(list(arguments[1:]))
+    options = ExportOptions(**{field.name: keys[field.name] for field in fields(ExportOptions)})
+    formats, weights, data = split_formats(keys.format), keys.model.weights, None
+    check_formats(formats, options, keys.data.data is not None)
+    paths = {"model.weights": weights, "before": keys.before, "data.data": keys.data.data}
+    expect_given(project=keys.project, **paths)
+    for path in filter(None, (keys.before, weights)):
         read_weights(path)  # refused before there is a folder
-    if given.data.data is not None:
-        data = YOLODataModule(**vars(given.data))
-    folder = new_run_folder(given.project, given.name)
+    if keys.data.data is not None:
+        data = YOLODataModule(**vars(keys.data))
+    folder = new_run_folder(keys.project, keys.name)
     try:
-        result = export(weights, formats, options, folder, data, given.before)
+        result = export(weights, formats, options, folder, data, keys.before)
     except BaseException:
         discard_untrained(folder)
         raise

@@ -130,15 +130,15 @@ class SlimCLI(DeferredCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the run folder, once data and model are known to be good, and the Trainer that writes there."""
-        given = self.instantiated("trainer")
-        if given.get("barebones"):
+        keys = self.instantiated("trainer")
+        if keys.get("barebones"):
             raise ValueError("trainer.barebones: nothing is logged or saved with it; leave it out")
-        if given.get("default_root_dir"):
+        if keys.get("default_root_dir"):
             raise ValueError("trainer.default_root_dir: --project and --name say where a run is; leave it out")
         folder = new_run_folder(self.parsed("project"), self.parsed("name") or str(self.subcommand))
         self.run_folder = folder
         try:
-            trainer = super().instantiate_trainer(**kwargs, **self._own_arguments(folder, given))
+            trainer = super().instantiate_trainer(**kwargs, **self._own_arguments(folder, keys))
         except BaseException as error:
             if rank() == 0:
                 discard_untrained(folder)
@@ -154,16 +154,16 @@ class SlimCLI(DeferredCLI):
         keep_whole(trainer, folder)
         return trainer
 
-    def _own_arguments(self, folder: Path, given: Any) -> dict[str, Any]:
+    def _own_arguments(self, folder: Path, keys: Any) -> dict[str, Any]:
         """The Trainer's arguments that a run folder needs, beside those that the user gives."""
-        fitting, bar = self.subcommand == "fit", given.get("enable_progress_bar")
+        fitting, bar = self.subcommand == "fit", keys.get("enable_progress_bar")
         own: dict[str, Any] = {"default_root_dir": str(folder)}
-        own_bar = any(isinstance(callback, ProgressBar) for callback in _listed(given.get("callbacks")))
+        own_bar = any(isinstance(callback, ProgressBar) for callback in _listed(keys.get("callbacks")))
         if not own_bar:
             own |= quiet_bar(bar)
-        if given.get("logger") in (None, True):
+        if keys.get("logger") in (None, True):
             own["logger"] = loggers(folder) if fitting else False
-        extra = watchers(bar is not False and not own_bar, fitting, given.get("logger") is not False)
+        extra = watchers(bar is not False and not own_bar, fitting, keys.get("logger") is not False)
         if fitting:
             extra.append(RunCheckpoint(self.parsed("checkpoint").dirpath or folder, **LAST_CHECKPOINT))
         if self.subcommand == "predict":

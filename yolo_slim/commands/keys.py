@@ -40,7 +40,7 @@ def add_prune_arguments(keys: ArgumentParser, group: str | None = None) -> None:
     keys.add_class_arguments(PruneSettings, group, skip={"selection", "importance"}, instantiate=False)
 
 
-def prune_arguments(given: Any) -> dict[str, Any]:
+def prune_arguments(keys: Any) -> dict[str, Any]:
     """The arguments of :class:`PruneSettings` among instantiated keys."""
     names = ("selection", "importance", "compensation", "recalibrate", "batches")
-    return {name: given[name] for name in names}
+    return {name: keys[name] for name in names}

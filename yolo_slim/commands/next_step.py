@@ -25,15 +25,15 @@ def finetune(slim: Path, pruned: str | Path, data: str | None) -> str:
     if not Path(config).is_file():
         config = "finetune.yaml" if program == ["yolo-slim"] else str(shipped_config("finetune.yaml"))
     words = [*program, "fit", "-c", config]
-    found = data or _data_of(Path(pruned))
-    command = shlex.join([*words, "--model.weights", str(slim), "--data.data", found or "DATA.yaml"])
-    return command if found else f"{command}  # DATA.yaml: what it was trained on"
+    known = data or _data_of(Path(pruned))
+    command = shlex.join([*words, "--model.weights", str(slim), "--data.data", known or "DATA.yaml"])
+    return command if known else f"{command}  # DATA.yaml: what it was trained on"
 
 
 def _program() -> list[str]:
     """How the command line is started: from a checkout, here or elsewhere, or as it is installed."""
-    found = next((path for path in (Path("train.py"), _PROJECT / "train.py") if path.is_file()), None)
-    return ["yolo-slim"] if found is None else ["python", str(found)]
+    script = next((path for path in (Path("train.py"), _PROJECT / "train.py") if path.is_file()), None)
+    return ["yolo-slim"] if script is None else ["python", str(script)]
 
 
 def _data_of(weights: Path) -> str | None:

@@ -35,15 +35,15 @@ def parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Runs ``train.py prune``; ``arguments`` begin with the verb."""
     keys = parser()
-    given = keys.parse_args(list(arguments[1:]))
-    settings = PruneSettings(**prune_arguments(keys.instantiate_classes(given)))
-    weights, data = given.model.weights, None
-    expect_given(project=given.project, **{"model.weights": weights, "data.data": given.data.data})
-    imgsz = choose_imgsz(given.imgsz, weights)
-    folder = new_run_folder(given.project, given.name)
+    values = keys.parse_args(list(arguments[1:]))
+    settings = PruneSettings(**prune_arguments(keys.instantiate_classes(values)))
+    weights, data = values.model.weights, None
+    expect_given(project=values.project, **{"model.weights": weights, "data.data": values.data.data})
+    imgsz = choose_imgsz(values.imgsz, weights)
+    folder = new_run_folder(values.project, values.name)
     try:
-        if given.data.data is not None:
-            data = YOLODataModule(imgsz=imgsz, **vars(given.data))
+        if values.data.data is not None:
+            data = YOLODataModule(imgsz=imgsz, **vars(values.data))
         report = prune_file(weights, settings, folder, data, imgsz)
     except BaseException:
         discard_untrained(folder)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     slim = folder / "slim.ckpt"
     _show(report, weights, slim, imgsz)
     say(f"saved {slim}")
-    say(f"next: {finetune(slim, weights, given.data.data)}")
+    say(f"next: {finetune(slim, weights, values.data.data)}")
 
 
 def _show(report: PruningReport, before: str | Path, after: Path, imgsz: int) -> None:

@@ -59,15 +59,15 @@ def parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Runs ``train.py slim``; ``arguments`` begin with the verb."""
     keys = parser()
-    given = keys.parse_args(list(arguments[1:]))
-    paths = {"model.weights": given.model.weights, "model.model": given.model.model, "data.data": given.data.data}
-    expect_given(project=given.project, **paths)
-    start = given.model.model if given.model.model.endswith(".pt") else None
-    given.data.imgsz = choose_imgsz(given.data.imgsz, given.model.weights or start)
-    settings = _settings(keys.instantiate_classes(given))
-    written = yaml.safe_load(keys.dump(given))
+    values = keys.parse_args(list(arguments[1:]))
+    paths = {"model.weights": values.model.weights, "model.model": values.model.model, "data.data": values.data.data}
+    expect_given(project=values.project, **paths)
+    start = values.model.model if values.model.model.endswith(".pt") else None
+    values.data.imgsz = choose_imgsz(values.data.imgsz, values.model.weights or start)
+    settings = _settings(keys.instantiate_classes(values))
+    written = yaml.safe_load(keys.dump(values))
     written.pop("config", None)
-    with recipe_folder(given.project, given.name, written) as folder:
+    with recipe_folder(values.project, values.name, written) as folder:
         rows, checkpoints = run_recipe(settings, folder)
     if rows:
         Console().print(states_table(rows))
@@ -75,18 +75,18 @@ def main(arguments: Sequence[str]) -> None:
         say(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
 
 
-def _settings(given: Namespace) -> RecipeSettings:
+def _settings(values: Namespace) -> RecipeSettings:
     def fit(phase: Namespace) -> dict[str, Any]:
         return {"enabled": phase.enabled, "epochs": phase.epochs, "hyp": phase.hyp}
 
     return RecipeSettings(
-        data=given.data,
-        model=given.model.model,
-        weights=given.model.weights,
-        seed=given.seed,
-        baseline=FitPhase(**fit(given.baseline)),
-        sparse=SparsePhase(**fit(given.sparse), sparsity=given.sparse.sparsity),
-        prune=PrunePhase(**prune_arguments(given.prune), enabled=given.prune.enabled),
-        finetune=FitPhase(**fit(given.finetune)),
-        trainer={name: value for name, value in vars(given.trainer).items() if value is not None},
+        data=values.data,
+        model=values.model.model,
+        weights=values.model.weights,
+        seed=values.seed,
+        baseline=FitPhase(**fit(values.baseline)),
+        sparse=SparsePhase(**fit(values.sparse), sparsity=values.sparse.sparsity),
+        prune=PrunePhase(**prune_arguments(values.prune), enabled=values.prune.enabled),
+        finetune=FitPhase(**fit(values.finetune)),
+        trainer={name: value for name, value in vars(values.trainer).items() if value is not None},
     )

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from yolo_slim.files import write_whole
-from yolo_slim.reporting.tables import LAYERS_HEADER, STATES_HEADER, Layer, StateRow, layers_cells, states_cells
+from yolo_slim.reporting.tables import LAYERS_HEADER, STATES_HEADER, LayerRow, StateRow, layers_cells, states_cells
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -27,7 +27,7 @@ def write_report(
     path: str | Path,
     title: str,
     rows: Sequence[StateRow],
-    layers: Sequence[Layer],
+    layers: Sequence[LayerRow],
     images: Mapping[str, Path],
     notes: Sequence[str],
 ) -> None:

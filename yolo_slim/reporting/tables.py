@@ -72,7 +72,7 @@ class ExportRow:
     """Mean average precision over IoUs from 0.5 to 0.95, in [0, 1]."""
 
 
-class Layer(Protocol):
+class LayerRow(Protocol):
     """A layer whose channels were counted before and after the prune."""
 
     @property
@@ -125,7 +125,7 @@ def states_markdown(rows: Sequence[StateRow]) -> str:
     return _markdown(STATES_HEADER, states_cells(rows))
 
 
-def layers_cells(layers: Sequence[Layer]) -> list[list[str]]:
+def layers_cells(layers: Sequence[LayerRow]) -> list[list[str]]:
     """Formats the channels of each layer before and after the prune as text, and of all layers in a last row.
 
     Returns:
@@ -140,12 +140,12 @@ def layers_cells(layers: Sequence[Layer]) -> list[list[str]]:
     ]
 
 
-def layers_table(layers: Sequence[Layer]) -> Table:
+def layers_table(layers: Sequence[LayerRow]) -> Table:
     """The channels of each layer before and after the prune, for a terminal."""
     return _rich(LAYERS_HEADER, layers_cells(layers))
 
 
-def layers_markdown(layers: Sequence[Layer]) -> str:
+def layers_markdown(layers: Sequence[LayerRow]) -> str:
     """The channels of each layer before and after the prune, as a GitHub table that ends with a newline."""
     return _markdown(LAYERS_HEADER, layers_cells(layers))
 

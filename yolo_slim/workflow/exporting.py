@@ -81,7 +81,7 @@ def export(
             exported += export_all(net, model, formats, options, files, Path(weights).stem, data)
         rows = measure_exports(exported, options, data)
         for entry in exported:
-            if entry.file.parent == files and entry.format != PLAIN:
+            if entry.file.parent == files and entry.format != REFERENCE:
                 entry.file.rename(folder / entry.file.name)
     note = _how_measured(options, data)
     write_whole(folder / "results.md", exports_markdown(rows) + "\n" + note + "\n")
@@ -89,7 +89,7 @@ def export(
 
 
 #: What the others are compared with: the network in single precision.
-PLAIN = "PyTorch"
+REFERENCE = "PyTorch"
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,11 @@ def export_all(
     assert options.imgsz is not None
     single = folder / "single.pt"
     save_ultralytics(net, single, options.imgsz, half=False)
-    found = [Exported(model, PLAIN, single)]
+    exported = [Exported(model, REFERENCE, single)]
     for name in formats:
         file = export_network(net, name, options, folder, stem, data)
-        found.append(Exported(model, name + (" int8" if options.int8 else " half" if options.half else ""), file))
-    return found
+        exported.append(Exported(model, name + (" int8" if options.int8 else " half" if options.half else ""), file))
+    return exported
 
 
 def measure_exports(
@@ -143,8 +143,8 @@ def measure_exports(
         options: What they were exported with.
         data: Validation images, set up for ``validate``.
     """
-    found = {e.file: _opened(e, options) for e in exported}
-    runs = {file: detector for file, detector in found.items() if detector is not None}
+    detectors = {e.file: _opened(e, options) for e in exported}
+    runs = {file: detector for file, detector in detectors.items() if detector is not None}
     times = latencies_ms({file: (run, _image(run, options)) for file, run in runs.items()})
     judged = {file: file_scores(detector, data) if data is not None else {} for file, detector in runs.items()}
     order = list(dict.fromkeys(e.format for e in exported))
@@ -152,7 +152,7 @@ def measure_exports(
         ExportRow(
             e.format,
             e.model,
-            "-" if e.format == PLAIN or e.model == "before" else e.file.name,  # what is kept
+            "-" if e.format == REFERENCE or e.model == "before" else e.file.name,  # what is kept
             megabytes(e.file),
             times.get(e.file, math.nan),
             judged.get(e.file, {}).get("map50", math.nan),

@@ -96,14 +96,14 @@ def checkpoints(folder: Path) -> list[Callback]:
 
 def watchers(progress_bar: bool = True, fitting: bool = True, logging: bool = True) -> list[Callback]:
     """Callbacks that only look: rates and gammas to the loggers and a picture, progress to the screen."""
-    found: list[Callback] = [GammaMonitor(), GammaPlot()] if fitting else []
+    callbacks: list[Callback] = [GammaMonitor(), GammaPlot()] if fitting else []
     if fitting and logging:
-        found.append(LearningRateMonitor("epoch"))
+        callbacks.append(LearningRateMonitor("epoch"))
     if progress_bar and sys.stdout.isatty():
-        found.append(RichProgressBar(leave=True))
+        callbacks.append(RichProgressBar(leave=True))
     elif fitting:
-        found.append(EpochLines())
-    return found
+        callbacks.append(EpochLines())
+    return callbacks
 
 
 def as_stopped(stop: BaseException, trainer: Trainer) -> BaseException:

@@ -17,12 +17,12 @@ def rank() -> int:
     alone knows how many a node has: until there is one, this is 0 for the first process of the first node and some
     other number for all others.
     """
-    given = os.environ
-    if "RANK" in given:
-        return int(given["RANK"])
+    environment = os.environ
+    if "RANK" in environment:
+        return int(environment["RANK"])
     if slurm_step() is not None:
-        return int(given["SLURM_PROCID"])
-    known = int(given.get("NODE_RANK", "0")) or int(given.get("LOCAL_RANK", "0"))
+        return int(environment["SLURM_PROCID"])
+    known = int(environment.get("NODE_RANK", "0")) or int(environment.get("LOCAL_RANK", "0"))
     if not known and "lightning" in sys.modules:  # what a Trainer has found out by other means
         from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -40,12 +40,12 @@ def slurm_step() -> str | None:
 
     Like Lightning, it takes a job named ``bash`` or ``interactive`` for a shell.
     """
-    given = os.environ
-    if "SLURM_STEP_ID" not in given or given.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+    environment = os.environ
+    if "SLURM_STEP_ID" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
-    if int(given.get("SLURM_NTASKS", "1")) < 2:
+    if int(environment.get("SLURM_NTASKS", "1")) < 2:
         return None
-    return ".".join(given.get(f"SLURM_{part}", "0") for part in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+    return ".".join(environment.get(f"SLURM_{part}", "0") for part in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
 
 
 def wait_for(path: Path, seconds: float) -> None:

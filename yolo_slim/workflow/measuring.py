@@ -28,8 +28,8 @@ class Size:
 def size_of(net: nn.Module, imgsz: int) -> Size:
     """Measures a network for images of ``imgsz`` pixels."""
     images = torch.zeros(1, 3, imgsz, imgsz, device=next(net.parameters()).device)
-    found = profile(net, images)
-    return Size(found.parameters, found.gflops, small_share(gamma_magnitudes(net)))
+    measured = profile(net, images)
+    return Size(measured.parameters, measured.gflops, small_share(gamma_magnitudes(net)))
 
 
 def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str, float]:

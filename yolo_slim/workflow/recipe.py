@@ -227,8 +227,8 @@ class Recipe:
         In place of its best epoch a phase can give its last one. The last epoch of a sparse phase is what it was
         trained for, so that it is trained again from the best one.
         """
-        found = _sound(_beside(self.folder / phase / PHASES[phase][1]), load_network)
-        return found if found is None or phase != "sparse" or Path(found).name == PHASES[phase][1] else None
+        file = _sound(_beside(self.folder / phase / PHASES[phase][1]), load_network)
+        return file if file is None or phase != "sparse" or Path(file).name == PHASES[phase][1] else None
 
     def _trainer(self, **own: Any) -> Trainer:
         shared = copy.deepcopy(self.settings.trainer)  # a strategy is one of a single Trainer

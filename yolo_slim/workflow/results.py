@@ -63,12 +63,12 @@ def read_mapping(file: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]
         ValueError: If it is damaged or lacks one of the keys; the message ends with the remedy.
     """
     try:
-        found = read_yaml(file)
+        mapping = read_yaml(file)
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not set(keys) <= found.keys():
+        mapping = None
+    if not isinstance(mapping, dict) or not set(keys) <= mapping.keys():
         raise ValueError(f"{file} is damaged; {remedy}")
-    return found
+    return mapping
 
 
 def set_metrics_aside(folder: Path) -> None:
@@ -108,13 +108,13 @@ def _numbered(folder: Path) -> dict[int, Path]:
 
 def _epochs(file: Path) -> dict[int, list[dict[str, str]]]:
     """The rows of a file by epoch; without a row that a kill has cut off, whose epoch is trained again."""
-    found: dict[int, list[dict[str, str]]] = {}
+    rows: dict[int, list[dict[str, str]]] = {}
     with file.open(newline="", encoding="utf-8", errors="replace") as stream:
         for row in csv.DictReader(stream):
             epoch = row.get("epoch") or ""
             if epoch.isdecimal() and None not in row and None not in row.values():
-                found.setdefault(int(epoch), []).append(row)
-    return found
+                rows.setdefault(int(epoch), []).append(row)
+    return rows
 
 
 def _is_validated(file: Path) -> bool:

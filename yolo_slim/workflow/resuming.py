@@ -119,12 +119,12 @@ def _concerning(phase: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that have a say in what a phase gives: the shared ones, and of the phases up to it."""
     order = list(PHASES)
     later = set(order[order.index(phase) + 1 :])
-    found = {key: value for key, value in settings.items() if key not in {"name", "project", *later}}
+    kept = {key: value for key, value in settings.items() if key not in {"name", "project", *later}}
     if phase == "sparse" and settings["sparse"]["enabled"]:  # it prepares what the prune selects
-        found["prune"] = {"selection": settings["prune"]["selection"]}
+        kept["prune"] = {"selection": settings["prune"]["selection"]}
     for section, keys in OF_THE_MACHINE.items():
-        found[section] = {key: value for key, value in found[section].items() if key not in keys}
-    return found
+        kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+    return kept
 
 
 def _changed(old: Any, new: Any, key: str = "") -> list[str]:

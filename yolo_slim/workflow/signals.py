@@ -30,9 +30,9 @@ class Stopped(KeyboardInterrupt):
 @contextmanager
 def heeded(*names: str) -> Iterator[None]:
     """Has signals end the run as Ctrl-C does, where they would have killed the process."""
-    found = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has few
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has few
     main = threading.current_thread() is threading.main_thread()
-    taken = [number for number in found if main and signal.getsignal(number) is signal.SIG_DFL]
+    taken = [number for number in numbers if main and signal.getsignal(number) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, _stop)
     try:

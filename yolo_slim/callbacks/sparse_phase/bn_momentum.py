@@ -23,8 +23,8 @@ class BatchNormMomentum:
 
     def __init__(self, model: nn.Module) -> None:
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        self._given = [(norm, norm.momentum) for norm in norms if norm.momentum is not None]
-        self._gammas = [norm.weight for norm, _ in self._given if norm.weight is not None]
+        self._own = [(norm, norm.momentum) for norm in norms if norm.momentum is not None]
+        self._gammas = [norm.weight for norm, _ in self._own if norm.weight is not None]
         self._before = [gamma.detach().clone() for gamma in self._gammas]
 
     def follow(self, steps: int, expected: float = 0.0) -> float:
@@ -32,7 +32,7 @@ class BatchNormMomentum:
 
         Args:
             steps: Optimizer steps since the last call, at least 0.
-            expected: The way of a gamma per step in this epoch, where it is known.
+            expected: How far a gamma travels per step in this epoch, where it is known.
 
         Returns:
             The share of all gammas that is moved per step, in the last epoch or expectedly in this one.
@@ -42,8 +42,8 @@ class BatchNormMomentum:
         self._before = [gamma.detach().clone() for gamma in self._gammas]
         count = sum(gamma.numel() for gamma in self._gammas)
         drift = max(moved / max(steps, 1), expected * count) / total if total else 0.0
-        for norm, given in self._given:
-            norm.momentum = max(given, min(self.HIGHEST, self.STEPS * drift))
+        for norm, own in self._own:
+            norm.momentum = max(own, min(self.HIGHEST, self.STEPS * drift))
         return drift
 
     def state_dict(self) -> dict[str, list[Tensor]]:
@@ -57,5 +57,5 @@ class BatchNormMomentum:
 
     def give_back(self) -> None:
         """Puts the momenta in place that were given."""
-        for norm, given in self._given:
-            norm.momentum = given
+        for norm, own in self._own:
+            norm.momentum = own

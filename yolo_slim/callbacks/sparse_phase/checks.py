@@ -139,8 +139,8 @@ def expect_prunable_gammas(
     elif len(resting) == len(gammas):
         why = f"none of its {len(gammas)} BatchNorm layers is trained: they are frozen or in eval mode"
     else:
-        found = sorted(graph.reasons, key=lambda fixed: -fixed.channels)[:3]
-        reasons = [f"{f.operation} in {f.module or name} {f.reason} ({f.channels} channels)" for f in found]
+        largest = sorted(graph.reasons, key=lambda fixed: -fixed.channels)[:3]
+        reasons = [f"{f.operation} in {f.module or name} {f.reason} ({f.channels} channels)" for f in largest]
         reasons += [f"{len(resting)} layers are frozen or in eval mode"] * bool(resting)
         reasons += [f"ignore={list(selection.ignore[: len(selection.ignore) - len(resting)])}"] * bool(
             selection.ignore[: len(selection.ignore) - len(resting)]
@@ -152,9 +152,9 @@ def expect_prunable_gammas(
 
 def differing(sparsity: Selection, pruning: Selection) -> str:
     """Says in what the selection that a sparse phase prepares and the one of the prune differ; empty if in nothing."""
-    found = []
+    differences = []
     for field in fields(Selection):
         prepared, taken = getattr(sparsity, field.name), getattr(pruning, field.name)
         if prepared != taken:
-            found.append(f"{field.name}={prepared!r} there, {taken!r} here")
-    return "; ".join(found)
+            differences.append(f"{field.name}={prepared!r} there, {taken!r} here")
+    return "; ".join(differences)

@@ -27,7 +27,7 @@ class Strength:
     and strengthens while it is not, up to three times what it was.
 
     Args:
-        given: A number above 0, or "auto".
+        strength: A number above 0, or "auto".
         final_fraction: Share of it that is left at the end of the fit, in [0, 1].
         gammas: What is penalised.
         share: Gives the share of the gammas that are to go, in [0, 1).
@@ -40,12 +40,12 @@ class Strength:
 
     def __init__(
         self,
-        given: float | Literal["auto"],
+        strength: float | Literal["auto"],
         final_fraction: float,
         gammas: PenalisedGammas,
         share: Callable[[], float],
     ) -> None:
-        self._given = given
+        self._strength = strength
         self._final_fraction = final_fraction
         self._gammas = gammas
         self._share = share
@@ -63,7 +63,7 @@ class Strength:
         if self._travel is None or len(self._travel.distances) != trainer.max_epochs:
             self._travel = unit_travel(trainer, pl_module, ids, self._final_fraction, proximal)
         divides = [] if proximal else [o for o in trainer.optimizers if normalises(o.param_groups[0])]
-        if self._given == "auto":
+        if self._strength == "auto":
             if self._travel is None:
                 raise MisconfigurationException(
                     "strength='auto' must foresee the optimizer's steps, which it cannot with manual optimization, "
@@ -74,18 +74,18 @@ class Strength:
                     f"strength='auto' has no hold on {type(divides[0]).__name__}, which divides the gradient by its "
                     "size and with it the penalty; use SGD, or penalty='proximal'"
                 )
-        self._tell(type(divides[0]).__name__ if divides else "", self._given)
+        self._tell(type(divides[0]).__name__ if divides else "", self._strength)
 
     def at(self, epoch: int, epochs: int) -> float:
         """Strength of one epoch; in the fit's own order of epochs."""
-        base: float = self._auto(epoch, epochs) if self._given == "auto" else self._given
+        base: float = self._auto(epoch, epochs) if self._strength == "auto" else self._strength
         return strength_at(epoch, epochs, base, self._final_fraction)
 
     def per_step(self, epoch: int) -> float:
         """How far a gamma can move per optimizer step of an epoch; 0 where that cannot be foreseen."""
         if self._travel is None or not self._travel.steps[epoch]:
             return 0.0
-        base = self._auto(epoch, len(self._travel.distances)) if self._given == "auto" else self._given
+        base = self._auto(epoch, len(self._travel.distances)) if self._strength == "auto" else self._strength
         return base * self._travel.distances[epoch] / self._travel.steps[epoch]
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Strength:
     def _largest_to_go(self) -> float:
         return torch.quantile(self._gammas.magnitudes(), self._share()).item()
 
-    def _tell(self, divides: str, given: float | Literal["auto"]) -> None:
+    def _tell(self, divides: str, strength: float | Literal["auto"]) -> None:
         if self._travel is None:
             rank_zero_info(
                 "GammaSparsity: how far a gamma can move in this fit cannot be foreseen with manual optimization, "
@@ -131,23 +131,23 @@ class Strength:
                 f"strength says little: a gamma moves by {sum(self._travel.distances):.3g} at most, the sum of the "
                 "rates. Use SGD, penalty='proximal' or penalty='growing'."
             )
-        elif given == "auto":
+        elif strength == "auto":
             rank_zero_info(
                 f"GammaSparsity: the strength of every epoch is chosen so that {self._share():.0%} of the gammas, "
                 f"now up to {self._largest_to_go():.3g}, reach zero by {self.AUTO_UNTIL:.0%} of the fit."
             )
         else:
-            self._tell_travel(given, given * sum(self._travel.distances), given * max(self._travel.distances))
+            self._tell_travel(strength, strength * sum(self._travel.distances), strength * max(self._travel.distances))
 
-    def _tell_travel(self, given: float, travel: float, in_one_epoch: float) -> None:
+    def _tell_travel(self, strength: float, travel: float, in_one_epoch: float) -> None:
         share, largest = self._share(), self._largest_to_go()
         message = f"GammaSparsity: in this fit the penalty moves a gamma by {travel:.3g} at most; "
         message += f"the smallest {share:.0%} of them, which the prune would take, are up to {largest:.3g}."
         if travel < largest:
-            needed = given * largest / travel
+            needed = strength * largest / travel
             rank_zero_warn(f"{message} That is too little: try strength={needed:.2g} or more, or penalty='growing'.")
         elif in_one_epoch > largest:
-            needed = given * largest / in_one_epoch
+            needed = strength * largest / in_one_epoch
             rank_zero_warn(
                 f"{message} It can take them to zero within one epoch, before the loss has said which matter: "
                 f"try a strength below {needed:.2g}, or more epochs."

@@ -208,10 +208,10 @@ def counted(dataset: YOLODataset) -> str:
     missing = [not os.path.isfile(path) for path in img2label_paths([*dataset.im_files])]
     objects = [len(label["cls"]) for label in dataset.labels]
     empty = sum(not count and not absent for count, absent in zip(objects, missing, strict=True))
-    doubled = sum(int(found[0]) for found in map(_DOUBLED.findall, known_messages(dataset)) if found)
+    doubled = sum(int(counts[0]) for counts in map(_DOUBLED.findall, known_messages(dataset)) if counts)
     notes = {"without a label file": sum(missing), "with an empty one": empty, "duplicate labels dropped": doubled}
-    found = "".join(f", {count} {what}" for what, count in notes.items() if count)
-    return f"{len(objects)} images, {sum(objects)} objects{found}"
+    remarks = "".join(f", {count} {what}" for what, count in notes.items() if count)
+    return f"{len(objects)} images, {sum(objects)} objects{remarks}"
 
 
 def _reason(message: str) -> str:

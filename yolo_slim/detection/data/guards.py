@@ -55,7 +55,7 @@ def guarded() -> Iterator[None]:
         (dataset, "load_dataset_cache_file", _recall),
         (dataset, "save_dataset_cache_file", _remember),
         (dataset, "verify_image_label", verify),
-        (base, "check_file_speeds", lambda *given, **named: None),
+        (base, "check_file_speeds", lambda *arguments, **keywords: None),
         (utils, "check_font", lambda font: None),
     ]
     before = [getattr(module, name) for module, name, _ in replaced]

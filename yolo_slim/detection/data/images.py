@@ -40,12 +40,12 @@ class ImageFolder(Dataset[dict[str, Any]]):
 
     def __init__(self, source: str | Path | Sequence[str | Path], imgsz: int) -> None:
         sources = [Path(source)] if isinstance(source, (str, Path)) else [Path(one) for one in source]
-        found: list[Path] = []
+        files: list[Path] = []
         for one in sources:
             if not one.exists():
                 raise FileNotFoundError(f"data.source={one} does not exist; give an image or a folder of images")
-            found += _listed(one)
-        images = [path for path in found if path.suffix[1:].lower() in IMG_FORMATS and not path.is_dir()]
+            files += _listed(one)
+        images = [path for path in files if path.suffix[1:].lower() in IMG_FORMATS and not path.is_dir()]
         for path in images:
             if not path.is_file():
                 raise ValueError(f"image {path} is no ordinary file; remove it")

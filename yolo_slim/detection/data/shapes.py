@@ -69,14 +69,14 @@ def _is_complete(root: Path, settings: dict[str, int]) -> bool:
     """Says whether ``root`` holds the set, False if nothing is there; raises if it holds anything else."""
     if root.is_dir() and not any(root.iterdir()) or not root.exists():
         return False
-    found = None
+    present = None
     if (root / "data.yaml").is_file():
         description = yaml.safe_load((root / "data.yaml").read_text())
-        found = description.get("generated") if isinstance(description, dict) else None
+        present = description.get("generated") if isinstance(description, dict) else None
     counts = {split: len(list(root.glob(f"images/{split}/*.jpg"))) for split in ("train", "val")}
-    if found == settings and all(counts[split] == settings[split] for split in counts):
+    if present == settings and all(counts[split] == settings[split] for split in counts):
         return True
-    holds = "something else" if found is None else f"the set of {found} with {counts} images"
+    holds = "something else" if present is None else f"the set of {present} with {counts} images"
     raise ValueError(
         f"{root} holds {holds}, expected the complete shapes set of {settings} or nothing: "
         "give another folder, or delete this one to have it generated anew."

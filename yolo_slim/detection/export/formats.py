@@ -70,8 +70,10 @@ class ExportOptions:
                 raise ValueError(f"{name}={value}: expected a value from 0 to 1")
         if self.half and self.int8:
             raise ValueError("half and int8 are two precisions of the same file: give one of them")
-        if not self.nms and (given := [n for n in ("conf", "iou", "max_det") if getattr(self, n) is not None]):
-            raise ValueError(f"{given[0]} belongs to the suppression inside the file: give it together with --nms true")
+        if not self.nms and (useless := [n for n in ("conf", "iou", "max_det") if getattr(self, n) is not None]):
+            raise ValueError(
+                f"{useless[0]} belongs to the suppression inside the file: give it together with --nms true"
+            )
         if self.device != "cpu" and not torch.cuda.is_available():
             raise ValueError(f"device={self.device}: PyTorch sees no GPU here; expected cpu")
 
@@ -86,12 +88,12 @@ def split_formats(words: Sequence[str]) -> list[str]:
         >>> split_formats(["onnx,torchscript", "openvino"])
         ['onnx', 'torchscript', 'openvino']
     """
-    found = list(dict.fromkeys(part for word in words for part in word.strip("[]").replace(",", " ").split()))
+    formats = list(dict.fromkeys(part for word in words for part in word.strip("[]").replace(",", " ").split()))
     known = [*OWN_FORMATS, *export_formats()["Argument"][1:]]
-    unknown = [name for name in found if name not in known]
-    if unknown or not found:
+    unknown = [name for name in formats if name not in known]
+    if unknown or not formats:
         raise ValueError(f"unknown format {', '.join(unknown) or words!r}; expected one of {', '.join(known)}")
-    return found
+    return formats
 
 
 def needs_data(name: str, options: ExportOptions) -> bool:
@@ -109,7 +111,7 @@ def check_formats(formats: Sequence[str], options: ExportOptions, has_data: bool
     """
     for name in formats:
         asked = {key: getattr(options, key) != default for key, default in _DEFAULTS.items()}
-        for key in (key for key, given in asked.items() if given and not _takes(name, key)):
+        for key in (key for key, value in asked.items() if value and not _takes(name, key)):
             others = [k for k in _DEFAULTS if _takes(name, k)]
             takes = f"takes {', '.join(others)}" if others else "takes none of the options"
             raise ValueError(f"format {name} does not take {key}; it {takes} (export it in a command of its own)")

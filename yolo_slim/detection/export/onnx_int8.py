@@ -53,10 +53,10 @@ def quantize_onnx(source: Path, target: Path, images: torch.Tensor, batch: int =
 
         def get_next(self) -> dict[str, Any] | None:
             """The next batch, filled up with its last image where the images end."""
-            found = next(self.batches, None)
-            if found is None:
+            images = next(self.batches, None)
+            if images is None:
                 return None
-            return {"images": torch.cat((found, found[-1:].repeat(batch - len(found), 1, 1, 1))).numpy()}
+            return {"images": torch.cat((images, images[-1:].repeat(batch - len(images), 1, 1, 1))).numpy()}
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         prepared = Path(folder) / "prepared.onnx"
@@ -91,17 +91,17 @@ def after_the_head(graph: Any) -> list[str]:
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
-    found: list[str] = []
+    names: list[str] = []
     waiting = [output.name for output in graph.output]
     while waiting:
         node = makers.get(waiting.pop())
-        if node is None or node.name in found:
+        if node is None or node.name in names:
             continue
         if node.op_type == "Conv":
             values = numpy_helper.to_array(weights[node.input[1]]).ravel()
             if list(values) != list(range(len(values))):
                 continue
-        found.append(node.name)
+        names.append(node.name)
         if node.op_type != "Shape":  # sizes of feature maps are no activations
             waiting.extend(node.input)
-    return found
+    return names

@@ -56,8 +56,8 @@ class ExportedDetector(nn.Module):
             Boxes and class scores (B, 4 + nc, anchors), boxes as centre and size in pixels; or, where suppression is in
             the file, (B, n, 6): x1, y1, x2, y2 in pixels, score, class, with rows of zeros at the end.
         """
-        found = self.model(images.to(self.device))
-        return (found[0] if isinstance(found, (tuple, list)) else found).float()
+        outputs = self.model(images.to(self.device))
+        return (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).float()
 
 
 class _Judged(YOLODetector):

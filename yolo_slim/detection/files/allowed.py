@@ -75,8 +75,8 @@ def layer_class(wanted: str) -> str | None:
     else:
         return None
     for place in filter(None, places):
-        found = vars(place).get(name)
-        if isinstance(found, type) and issubclass(found, nn.Module):
+        value = vars(place).get(name)
+        if isinstance(value, type) and issubclass(value, nn.Module):
             return name
     return None
 

@@ -47,13 +47,13 @@ def expect_archive(path: Path, remedy: str) -> None:
             entries = archive.infolist()
             script = any(entry.filename.endswith("/constants.pkl") for entry in entries)
             # torch stores without compressing: anything else could unpack to any size.
-            plain = all(
+            regular = all(
                 entry.compress_type == zipfile.ZIP_STORED
                 and entry.compress_size == entry.file_size
                 and not entry.flag_bits & 1
                 for entry in entries
             )
-            if not script and (not plain or sum(entry.file_size for entry in entries) > path.stat().st_size):
+            if not script and (not regular or sum(entry.file_size for entry in entries) > path.stat().st_size):
                 raise ValueError(
                     f"weights file {path} is compressed or packed in a way that torch does not use, it could unpack "
                     f"to any size; {remedy}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass
-class Layer:
+class ForeignLayer:
     """One layer.
 
     Attributes:
@@ -30,7 +30,7 @@ class Layer:
 
 
 #: Layers by their names in the network, such as ``model.0.conv``.
-Layers = dict[str, Layer]
+ForeignLayers = dict[str, ForeignLayer]
 
 
 #: Layers that are stock ones but for their name and their widths.
@@ -64,7 +64,7 @@ def _stock_row(row: Any) -> Any:
     return row
 
 
-def make_stock(layers: Layers) -> None:
+def make_stock(layers: ForeignLayers) -> None:
     """Puts stock layers in place of foreign ones, in place.
 
     Raises:
@@ -84,7 +84,7 @@ def make_stock(layers: Layers) -> None:
             _even(layers, path, (parts[0], parts[1]))
 
 
-def _joined(layers: Layers, path: str) -> tuple[int, int]:
+def _joined(layers: ForeignLayers, path: str) -> tuple[int, int]:
     """Makes one convolution of cv0 and cv1; returns how many channels each had."""
     first, second = layers[f"{path}.cv0.conv"], layers[f"{path}.cv1.conv"]
     widths = first.tensors["weight"].shape[0], second.tensors["weight"].shape[0]
@@ -100,11 +100,11 @@ def _joined(layers: Layers, path: str) -> tuple[int, int]:
     return widths
 
 
-def _likeness(layer: Layer | None) -> Any:
+def _likeness(layer: ForeignLayer | None) -> Any:
     return layer and (layer.kind, layer.settings, layer.tensors.keys())
 
 
-def _same_eps(layers: Layers, path: str) -> None:
+def _same_eps(layers: ForeignLayers, path: str) -> None:
     """Gives cv1 the eps of cv2: one tool makes cv1 anew with torch's eps. In eval mode the function stays the same."""
     first, second = layers.get(f"{path}.cv1.bn"), layers.get(f"{path}.cv2.bn")
     if first is not None and second is not None:
@@ -114,7 +114,7 @@ def _same_eps(layers: Layers, path: str) -> None:
             first.tensors["weight"], first.settings["eps"] = first.tensors["weight"].float() * factor, eps
 
 
-def _even(layers: Layers, path: str, widths: tuple[int, int]) -> None:
+def _even(layers: ForeignLayers, path: str, widths: tuple[int, int]) -> None:
     """Makes both halves of a C2f's first convolution as wide as the wider one."""
     left, right = widths
     width = max(left, right)
@@ -137,7 +137,7 @@ def _even(layers: Layers, path: str, widths: tuple[int, int]) -> None:
         position, block = position + width, block + 1
 
 
-def _pad_outputs(layers: Layers, path: str, at: int, count: int) -> None:
+def _pad_outputs(layers: ForeignLayers, path: str, at: int, count: int) -> None:
     """Inserts channels that are zero."""
     convolution, norm = _dense(layers, path), layers.get(f"{path}.bn")
     for key, tensor in convolution.tensors.items():
@@ -149,12 +149,12 @@ def _pad_outputs(layers: Layers, path: str, at: int, count: int) -> None:
         norm.tensors["running_var"][at : at + count] = 1
 
 
-def _pad_inputs(layers: Layers, path: str, at: int, count: int) -> None:
+def _pad_inputs(layers: ForeignLayers, path: str, at: int, count: int) -> None:
     tensors = _dense(layers, path).tensors
     tensors["weight"] = _with_zeros(tensors["weight"], 1, at, count)
 
 
-def _dense(layers: Layers, path: str) -> Layer:
+def _dense(layers: ForeignLayers, path: str) -> ForeignLayer:
     layer = layers[f"{path}.conv"]
     if layer.settings.get("groups", 1) != 1:
         raise ValueError(f"{path}.conv has groups, which cannot get channels that are zero")

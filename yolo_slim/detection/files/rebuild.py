@@ -11,7 +11,7 @@ from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection.files.allowed import layer_class
-from yolo_slim.detection.files.foreign import Layer, Layers, make_stock, stock_description
+from yolo_slim.detection.files.foreign import ForeignLayer, ForeignLayers, make_stock, stock_description
 from yolo_slim.detection.files.record import class_names, first_reason
 from yolo_slim.detection.files.sizes import apply_sizes, expect_tensors
 from yolo_slim.detection.network.build import ACTIVATIONS, build_network, set_variants
@@ -50,8 +50,8 @@ def rebuild(model: Any, what: str) -> DetectionModel:
     """
     kind = _kind(model)
     if kind != "DetectionModel":
-        found = "no model" if model is None else f"a model of the class {kind}"
-        raise ValueError(f"{what} holds {found}; expected a detection model of Ultralytics")
+        content = "no model" if model is None else f"a model of the class {kind}"
+        raise ValueError(f"{what} holds {content}; expected a detection model of Ultralytics")
     try:
         layers = _layers(model)
         said = plain({"yaml": _state(model)["yaml"], "names": _state(model).get("names")})
@@ -75,7 +75,7 @@ def rebuild(model: Any, what: str) -> DetectionModel:
     return net
 
 
-def _set_variants(layers: Layers, net: Any, what: str) -> None:
+def _set_variants(layers: ForeignLayers, net: Any, what: str) -> None:
     """Makes the layers the file's in which it differs from what its description gives today."""
     head, variants = f"model.{len(net.model) - 1}", {}
     branch = layers.get(f"{head}.cv3.0.0")
@@ -89,7 +89,7 @@ def _set_variants(layers: Layers, net: Any, what: str) -> None:
     set_variants(net, variants, what)
 
 
-def _compare_layers(layers: Mapping[str, Layer], net: DetectionModel, what: str) -> None:
+def _compare_layers(layers: Mapping[str, ForeignLayer], net: DetectionModel, what: str) -> None:
     """Refuses a network that its description does not give: it would be another one when a checkpoint rebuilds it."""
     built = {name: module for name, module in net.named_modules(remove_duplicate=False) if name}
     for name in [*built, *(set(layers) - set(built))]:
@@ -109,7 +109,7 @@ def _compare_layers(layers: Mapping[str, Layer], net: DetectionModel, what: str)
 _ADVICE = "such a network cannot be rebuilt from a checkpoint: give one that is as Ultralytics builds it"
 
 
-def _structure(layers: Mapping[str, Layer], net: nn.Module) -> Structure:
+def _structure(layers: Mapping[str, ForeignLayer], net: nn.Module) -> Structure:
     """The sizes of all layers, by their weights."""
     structure: Structure = {}
     for name, module in net.named_modules():
@@ -125,7 +125,7 @@ def _structure(layers: Mapping[str, Layer], net: nn.Module) -> Structure:
     return structure
 
 
-def _unfuse(layers: Layers, net: nn.Module) -> None:
+def _unfuse(layers: ForeignLayers, net: nn.Module) -> None:
     """Puts a BatchNorm that changes nothing where Ultralytics folds one into the convolution before it."""
     for name, module in net.named_modules():
         parent, _, key = name.rpartition(".")
@@ -140,12 +140,12 @@ def _unfuse(layers: Layers, net: nn.Module) -> None:
             "running_var": torch.full_like(bias, 1 - eps, dtype=torch.float32),
             "num_batches_tracked": torch.tensor(0),
         }
-        layers[name] = Layer("BatchNorm2d", {}, tensors)
+        layers[name] = ForeignLayer("BatchNorm2d", {}, tensors)
 
 
-def _layers(model: Any) -> Layers:
+def _layers(model: Any) -> ForeignLayers:
     """All layers by their names; their tensors are ordinary ones with as many numbers as there are in the file."""
-    layers: Layers = {}
+    layers: ForeignLayers = {}
     settings: dict[str, dict[str, Any]] = {}
     left = [("", model)]
     while left:
@@ -154,7 +154,7 @@ def _layers(model: Any) -> Layers:
         tensors = {**state.get("_parameters", {}), **state.get("_buffers", {})}
         if path:
             settings[path] = {key: state[key] for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
-            layers[path] = Layer(_kind(module), {}, {k: t for k, t in tensors.items() if t is not None})
+            layers[path] = ForeignLayer(_kind(module), {}, {k: t for k, t in tensors.items() if t is not None})
         children = state.get("_modules", {}).items()
         left += [
             (f"{path}.{key}" if path else key, child) for key, child in reversed(children) if path or key == "model"

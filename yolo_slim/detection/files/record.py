@@ -46,33 +46,33 @@ class NetworkRecord:
         )
 
     @classmethod
-    def parse(cls, given: Any, what: object) -> NetworkRecord:
+    def parse(cls, hparams: Any, what: object) -> NetworkRecord:
         """Takes plain data, and nothing else, from what a file holds.
 
         Args:
-            given: The ``hyper_parameters`` of a checkpoint.
+            hparams: The ``hyper_parameters`` of a checkpoint.
             what: What to call the file.
 
         Raises:
             ValueError: If it describes no detector, or is damaged.
         """
-        if not isinstance(given, Mapping):
+        if not isinstance(hparams, Mapping):
             raise ValueError(
                 f"{what} is not a Lightning checkpoint with state_dict and hyper_parameters; expected one that "
                 "yolo_slim wrote, or an Ultralytics .pt file"
             )
-        if unknown := set(given) - {"model", "names", "imgsz", "structure", "variants"}:
+        if unknown := set(hparams) - {"model", "names", "imgsz", "structure", "variants"}:
             raise ValueError(
                 f"{what} is a checkpoint of another project, whose hyper_parameters have {min(map(brief, unknown))}; "
                 "expected one that yolo_slim wrote, or an Ultralytics .pt file"
             )
-        parts = {name: given.get(name) or {} for name in ("model", "names", "structure", "variants")}
+        parts = {name: hparams.get(name) or {} for name in ("model", "names", "structure", "variants")}
         if not (parts["model"] and parts["names"] and all(isinstance(part, Mapping) for part in parts.values())):
             raise ValueError(
                 f"{what} is a Lightning checkpoint of another project, it describes no detection model; expected one "
                 "that yolo_slim wrote, or an Ultralytics .pt file"
             )
-        imgsz = given.get("imgsz")
+        imgsz = hparams.get("imgsz")
         if imgsz is not None and not takes_imgsz(imgsz):
             raise ValueError(
                 f"{what} is damaged: its image size is {brief(imgsz)}, expected a multiple of {STRIDE} pixels up to "

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.detection.network.description import Budget
+from yolo_slim.detection.network.description import Allowance
 from yolo_slim.pruning import apply_structure
 
 #: Side of the image that a network is tried with, in pixels.
@@ -65,7 +65,7 @@ def apply_sizes(net: Any, structure: Mapping[str, Any], weights: Mapping[str, Te
         if weights[name].shape != tensor.shape:
             raise ValueError(f"{name} has {tuple(weights[name].shape)}, described is {tuple(tensor.shape)}")
     try:
-        with Budget(), torch.no_grad():
+        with Allowance(), torch.no_grad():
             shadow.eval()(torch.zeros(1, 3, _TRIAL_SIZE, _TRIAL_SIZE, device="meta"))
     except Exception as error:  # any layer can fail in any way where sizes do not fit
         raise ValueError(f"the sizes of its layers do not fit each other: {error!r:.200}") from error

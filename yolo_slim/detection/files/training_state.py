@@ -94,17 +94,17 @@ def _check_average(checkpoint: dict[str, Any]) -> None:
     _expect(_is_count(number), "averaging_state", averaging, "a count n_averaged")
 
 
-def _check_counts(found: Any, fresh: Any, where: str) -> None:
+def _check_counts(counts: Any, fresh: Any, where: str) -> None:
     """Refuses counts of a loop that are of another kind than those of a loop that has not begun."""
     if isinstance(fresh, Mapping):
-        _expect(isinstance(found, Mapping), where, found, "counts by name")
+        _expect(isinstance(counts, Mapping), where, counts, "counts by name")
         for name, value in fresh.items():
-            if name in found and name != "combined_loader":
-                _check_counts(found[name], value, where)
+            if name in counts and name != "combined_loader":
+                _check_counts(counts[name], value, where)
     elif isinstance(fresh, bool):
-        _expect(isinstance(found, bool), where, found, "yes or no")
+        _expect(isinstance(counts, bool), where, counts, "yes or no")
     elif isinstance(fresh, int):
-        _expect(_is_count(found), where, found, "a count")
+        _expect(_is_count(counts), where, counts, "a count")
 
 
 def _forget_foreign_paths(state: dict[str, Any], folders: list[Path]) -> None:
@@ -127,16 +127,16 @@ def _forget_foreign_paths(state: dict[str, Any], folders: list[Path]) -> None:
 def _folders(trainer: Trainer | None) -> list[Path]:
     if trainer is None:
         return []
-    given = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-    return [Path(trainer.default_root_dir), *(Path(path) for path in given if path)]
+    paths = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    return [Path(trainer.default_root_dir), *(Path(path) for path in paths if path)]
 
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MOST
 
 
-def _expect(sound: bool, part: str, found: Any, expected: str) -> None:
+def _expect(sound: bool, part: str, value: Any, expected: str) -> None:
     if not sound:
         raise ValueError(
-            f"the training state of the checkpoint is damaged: {part} is {brief(found)}, expected {expected}; {_REMEDY}"
+            f"the training state of the checkpoint is damaged: {part} is {brief(value)}, expected {expected}; {_REMEDY}"
         )

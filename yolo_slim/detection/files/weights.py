@@ -60,28 +60,28 @@ def read_weights(path: str | Path) -> tuple[DetectionModel, int]:
     return _finite(net, path), imgsz if takes_imgsz(imgsz) else DEFAULT_IMGSZ
 
 
-def choose_imgsz(given: int | None, file: str | Path | None) -> int:
+def choose_imgsz(imgsz: int | None, file: str | Path | None) -> int:
     """The side of the images that a verb works with, in pixels.
 
     Args:
-        given: What the user asks for; None for that of the file.
+        imgsz: What the user asks for; None for that of the file.
         file: The checkpoint or ``.pt`` file that a verb works with, if any.
 
     Returns:
-        ``given``, else what the file has been trained with, else 640. Where the first two differ, it is said.
+        ``imgsz``, else what the file has been trained with, else 640. Where the first two differ, it is said.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the side is none that a network takes, or the file is no detector.
     """
-    if given is not None:
-        expect_imgsz(given)
+    if imgsz is not None:
+        expect_imgsz(imgsz)
     known = read_weights(file)[1] if file else None
-    if given is not None and known is not None and given != known:
+    if imgsz is not None and known is not None and imgsz != known:
         rank_zero_info(
-            f"Images of {given} pixels are used, as asked for; {printable(str(file))} is for {known} pixels."
+            f"Images of {imgsz} pixels are used, as asked for; {printable(str(file))} is for {known} pixels."
         )
-    return given or known or DEFAULT_IMGSZ
+    return imgsz or known or DEFAULT_IMGSZ
 
 
 def _read_pt(path: Path) -> tuple[DetectionModel, Any]:

@@ -105,16 +105,16 @@ def match_classes(known: Mapping[int, str], wanted: Mapping[int, str]) -> ClassM
         _pair(ours, theirs, rows)
         folded = [tuple(" ".join(name.casefold().split()) for name in names) for names in (ours, theirs)]
         _pair(folded[0], folded[1], rows, doubtless=True)
-    found = [row for row in rows if row is not None]
+    matched = [row for row in rows if row is not None]
     relation: Relation
-    if not found:
+    if not matched:
         relation = "foreign"
-    elif len(found) == len(ours) == len(theirs):
-        relation = "equal" if found == list(range(len(ours))) else "permuted"
-    elif len(found) == len(theirs):
+    elif len(matched) == len(ours) == len(theirs):
+        relation = "equal" if matched == list(range(len(ours))) else "permuted"
+    elif len(matched) == len(theirs):
         relation = "subset"
     else:
-        relation = "superset" if len(found) == len(ours) else "partly"
+        relation = "superset" if len(matched) == len(ours) else "partly"
     return ClassMatch(relation, tuple(rows), ours, theirs)
 
 

@@ -80,15 +80,15 @@ def check_description(description: Mapping[str, Any], what: str) -> None:
 def _is_layer(name: str) -> bool:
     """Whether a name stands for a layer; a whole network is none, since it would read a description of its own."""
     if name.startswith("nn."):
-        found, home = getattr(nn, name[3:], None), "torch.nn.modules."
+        value, home = getattr(nn, name[3:], None), "torch.nn.modules."
     elif name.startswith("torchvision.ops."):
-        found, home = getattr(torchvision.ops, name[16:], None), "torchvision.ops."
+        value, home = getattr(torchvision.ops, name[16:], None), "torchvision.ops."
     else:
-        found, home = vars(tasks).get(name), "ultralytics.nn.modules."
+        value, home = vars(tasks).get(name), "ultralytics.nn.modules."
     return (
-        isinstance(found, type)
-        and issubclass(found, nn.Module)
-        and found.__module__.startswith(home)
+        isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__.startswith(home)
         and name not in _REFUSED_LAYERS
     )
 
@@ -122,7 +122,7 @@ def _try(description: Mapping[str, Any], what: str) -> None:
     if key in _sound:
         return
     try:
-        with _same_activation(), torch.device("meta"), Budget(), torch.no_grad():
+        with _same_activation(), torch.device("meta"), Allowance(), torch.no_grad():
             net: Any = tasks.DetectionModel.__new__(tasks.DetectionModel)
             nn.Module.__init__(net)
             net.model, net.save = tasks.parse_model(description, ch=3, verbose=False)
@@ -157,7 +157,7 @@ class _TooLargeError(Exception):
     """More numbers or operations than any detector takes."""
 
 
-class Budget(TorchDispatchMode):
+class Allowance(TorchDispatchMode):
     """Stops with an error what takes more numbers or operations than to build any detector and measure its strides."""
 
     def __init__(self) -> None:

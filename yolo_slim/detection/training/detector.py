@@ -162,8 +162,8 @@ class YOLODetector(LightningModule):
         if loader is None:
             raise MisconfigurationException("there are no batches to train on; set limit_train_batches above 0")
         batch = loader.batch_size * trainer.world_size
-        given = trainer.accumulate_grad_batches
-        accumulate = given if given > 1 else max(round(hyp.nbs / batch), 1)
+        asked = trainer.accumulate_grad_batches
+        accumulate = asked if asked > 1 else max(round(hyp.nbs / batch), 1)
         optimizer, bias_rate = make_optimizer(
             self.net,
             hyp,
@@ -235,8 +235,8 @@ class YOLODetector(LightningModule):
     def _epochs(self) -> int:
         """Epochs of the fit, which every schedule is laid over."""
         if not self.trainer.max_epochs or self.trainer.max_epochs < 1:
-            found = self.trainer.max_epochs
-            raise MisconfigurationException(f"the schedule needs the number of epochs, got max_epochs={found}; set it")
+            epochs = self.trainer.max_epochs
+            raise MisconfigurationException(f"the schedule needs the number of epochs, got max_epochs={epochs}; set it")
         return self.trainer.max_epochs
 
     # Validation and use

@@ -141,9 +141,9 @@ class WarmUp:
                 group["lr"] = group["initial_lr"] * rate_factors[epoch]
             accumulate, pending = 1, False
             for batch in range(batches):
-                given = self.apply(planned, batches * epoch + batch, rate_factors[epoch])
+                now = self.apply(planned, batches * epoch + batch, rate_factors[epoch])
                 # A group of batches that has begun is finished as it began.
-                accumulate = accumulate if pending else given
+                accumulate = accumulate if pending else now
                 pending = batch + 1 != batches and (batch + 1) % accumulate != 0
                 if not pending:
                     yield epoch, planned

@@ -73,9 +73,9 @@ def make_optimizer(
 
     def check(optimizer: Optimizer, state: dict[str, Any]) -> None:
         expect_state(state, optimizer)
-        given, saved = optimizer.param_groups[0]["initial_lr"], state["param_groups"][0].get("initial_lr")
-        if hyp.optimizer.lower() != "auto" and saved is not None and saved != given:
-            rank_zero_info(f"The fit goes on with the rates of its checkpoint, lr0={saved:g}, not with {given:g}.")
+        asked, saved = optimizer.param_groups[0]["initial_lr"], state["param_groups"][0].get("initial_lr")
+        if hyp.optimizer.lower() != "auto" and saved is not None and saved != asked:
+            rank_zero_info(f"The fit goes on with the rates of its checkpoint, lr0={saved:g}, not with {asked:g}.")
 
     optimizer.register_load_state_dict_pre_hook(check)
     optimizer.register_load_state_dict_post_hook(adapt)

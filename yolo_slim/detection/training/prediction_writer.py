@@ -55,8 +55,8 @@ class PredictionWriter(Callback):
 
 
 def _lines(result: Results) -> Iterator[str]:
-    found: Any = result.boxes
-    for kind, box, score in zip(found.cls, found.xywhn, found.conf, strict=True):
+    boxes: Any = result.boxes
+    for kind, box, score in zip(boxes.cls, boxes.xywhn, boxes.conf, strict=True):
         yield f"{int(kind)} {' '.join(f'{value:g}' for value in [*box.tolist(), score.item()])}\n"
 
 

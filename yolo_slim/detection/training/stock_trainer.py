@@ -82,9 +82,9 @@ def _outline(net: nn.Module) -> tuple[dict[str, str], dict[str, torch.Size]]:
 
 
 def _expect_channels(net: nn.Module, channels: int, name: str) -> None:
-    found = _first_convolution(net).in_channels
-    if found != channels:
-        raise ValueError(f"{name} takes images of {found} channels, the data has {channels}")
+    expected = _first_convolution(net).in_channels
+    if expected != channels:
+        raise ValueError(f"{name} takes images of {expected} channels, the data has {channels}")
 
 
 def _first_convolution(net: nn.Module) -> nn.Conv2d:

@@ -39,5 +39,5 @@ def beside_labels(predictions: Tensor, batch: dict[str, Any]) -> tuple[Boxes, Bo
     for image in range(len(detections)):
         mine = batch["batch_idx"] == image
         targets.append({"boxes": corners[mine], "labels": batch["cls"][mine].view(-1).long()})
-    found = [{"boxes": d[:, :4], "scores": d[:, 4], "labels": d[:, 5].long()} for d in detections]
-    return found, targets
+    boxes_found = [{"boxes": d[:, :4], "scores": d[:, 4], "labels": d[:, 5].long()} for d in detections]
+    return boxes_found, targets

@@ -68,13 +68,13 @@ def leaves(values: Any) -> Iterator[Any]:
 
 def tensors_in(values: Any) -> list[Tensor]:
     """The tensors in a nest, as :func:`leaves` finds them."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (tuple, list, dict)):
-            found += tensors_in(value)
-    return found
+            tensors += tensors_in(value)
+    return tensors
 
 
 def words(text: str) -> list[str]:

@@ -61,7 +61,7 @@ def build_graph(named: Sequence[tuple[str, nn.Module]], ledger: Ledger, passes: 
     _fix_summed_and_not(ledger, owned)
 
     num_groups, group_of = connected(ledger.count, ledger.edges)
-    attributes = {source: [group_of[labels] for labels in found] for source, found in ledger.attributes.items()}
+    attributes = {source: [group_of[labels] for labels in parts] for source, parts in ledger.attributes.items()}
     constraints = _constraints(ledger, group_of, attributes)
     fixed = _marked(num_groups, group_of, [fix.labels for fix in ledger.fixes])
     reasons = _reasons(ledger.fixes, group_of) + _fix_by_constraints(fixed, constraints)
@@ -136,18 +136,18 @@ def _constraints(
     ledger: Ledger, group_of: np.ndarray, attributes: dict[AttributeSource, list[np.ndarray]]
 ) -> list[_Constraint]:
     """Each set of parts that must keep equal counts, once; parts of one and the same groups are none."""
-    found = [_Constraint([group_of[labels] for labels in parts], module) for parts, module in ledger.equal]
-    found += [_Constraint(parts, source.module) for source, parts in attributes.items()]
-    distinct = {constraint.key: constraint for constraint in found}
+    constraints = [_Constraint([group_of[labels] for labels in parts], module) for parts, module in ledger.equal]
+    constraints += [_Constraint(parts, source.module) for source, parts in attributes.items()]
+    distinct = {constraint.key: constraint for constraint in constraints}
     return [constraint for key, constraint in distinct.items() if len(set(key)) > 1]
 
 
 def _reasons(fixes: Sequence[Fix], group_of: np.ndarray) -> list[Fixed]:
     """Every distinct finding with the number of groups that it is about, in the order they were found."""
-    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    places: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for fix in fixes:
-        found.setdefault((*fix.at, fix.reason), []).append(group_of[fix.labels])
-    return [Fixed(*where, len(np.unique(np.concatenate(groups)))) for where, groups in found.items()]
+        places.setdefault((*fix.at, fix.reason), []).append(group_of[fix.labels])
+    return [Fixed(*where, len(np.unique(np.concatenate(groups)))) for where, groups in places.items()]
 
 
 def _fix_by_constraints(fixed: np.ndarray, constraints: Sequence[_Constraint]) -> list[Fixed]:
@@ -164,11 +164,11 @@ def _fix_by_constraints(fixed: np.ndarray, constraints: Sequence[_Constraint]) -
 
 def _gammas(owned: Sequence[_Owned], axes: dict[str, dict[int, Tensor]]) -> dict[str, Tensor]:
     """BatchNorm layer, under the first of its names, -> the groups of its gammas."""
-    found: dict[nn.Module, str] = {}
+    norms: dict[nn.Module, str] = {}
     for name, module, key, _ in owned:
         if isinstance(module, BatchNorm) and key == "weight":
-            found.setdefault(module, name)
-    return {name.removesuffix(".weight"): axes[name][0] for name in found.values()}
+            norms.setdefault(module, name)
+    return {name.removesuffix(".weight"): axes[name][0] for name in norms.values()}
 
 
 def _check_cover(name: str, module: nn.Module, key: str, tensor: Tensor, axes: dict[int, Tensor]) -> None:

@@ -34,8 +34,8 @@ def first_channel_repeated(function: Callable[..., Tensor], call: Call) -> Tenso
     transposed = call.name in TRANSPOSED
     groups = call.get(6, "groups", default=1)
     channel = x.dim() - weight.dim() + 1
-    given, made = weight.shape[0 if transposed else 1], weight.shape[1 if transposed else 0]
-    if channel not in (0, 1) or x.shape[channel] != given * (1 if transposed else groups):
+    taken, made = weight.shape[0 if transposed else 1], weight.shape[1 if transposed else 0]
+    if channel not in (0, 1) or x.shape[channel] != taken * (1 if transposed else groups):
         return None
     values = dict(zip(_POSITIONS[transposed], call.args[3:], strict=False)) | call.kwargs
     options = {k: v for k, v in values.items() if k in _POSITIONS[transposed] and k != "groups"}

@@ -44,10 +44,10 @@ def fixed_by_equal_counts(
     """
     waiting = list(equal_counts)
     while waiting:
-        found = [parts for parts in waiting if any(fixed[part].all() for part in parts)]
-        if not found:
+        ready = [parts for parts in waiting if any(fixed[part].all() for part in parts)]
+        if not ready:
             return
-        waiting = [parts for parts in waiting if not any(parts is other for other in found)]
-        for parts in found:
+        waiting = [parts for parts in waiting if not any(parts is other for other in ready)]
+        for parts in ready:
             if not all(fixed[part].all() for part in parts):
                 yield list(parts)

@@ -197,9 +197,9 @@ def expect_fit(model: nn.Module, graph: ChannelGraph) -> None:
         for name, module in model.named_modules(remove_duplicate=False)
         for key, tensor in tensors_of(module).items()
     }
-    for name, found in axes.items():
+    for name, sides in axes.items():
         shape = shapes.get(name)
-        if shape is None or any(axis >= len(shape) or len(groups) != shape[axis] for axis, groups in found.items()):
+        if shape is None or any(axis >= len(shape) or len(groups) != shape[axis] for axis, groups in sides.items()):
             what = "is missing" if shape is None else f"has shape {shape}"
             raise ValueError(
                 f"the graph belongs to another model, or this one was changed since: {name} {what}; trace it anew"

@@ -62,10 +62,10 @@ def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass
                 outputs = run(model)
         finally:
             before.restore()
-        found = [value for value in leaves(outputs) if isinstance(value, Tensor)]
-        if not found:
+        tensors = [value for value in leaves(outputs) if isinstance(value, Tensor)]
+        if not tensors:
             raise ValueError(f"pass {run!r} returned {type(outputs).__name__} without tensors; return the outputs")
-        ledger.fix_tensors(found, "is an output of the model", Place("", "output"))
+        ledger.fix_tensors(tensors, "is an output of the model", Place("", "output"))
     return build_graph(named, ledger, passes)
 
 
@@ -76,7 +76,7 @@ def _tagged_attributes(names: Mapping[nn.Module, str], ledger: Ledger) -> list[t
         A module's ``vars``, the name of an attribute in it, and the value to put there for a pass; a list is to be
         copied, so that a pass may change it.
     """
-    found: list[tuple[dict[str, Any], str, Any]] = []
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
     for module, name in names.items():
         if type(module).__module__.startswith("torch.nn"):
             continue
@@ -84,8 +84,8 @@ def _tagged_attributes(names: Mapping[nn.Module, str], ledger: Ledger) -> list[t
             if key.startswith("_"):
                 continue
             if type(value) is int:
-                found.append((vars(module), key, TaggedInt(value, (AttributeSource(name, key, None),), ledger.use)))
+                replaced.append((vars(module), key, TaggedInt(value, (AttributeSource(name, key, None),), ledger.use)))
             elif type(value) in (list, tuple) and value and all(type(item) is int for item in value):
                 tags = (TaggedInt(v, (AttributeSource(name, key, i),), ledger.use) for i, v in enumerate(value))
-                found.append((vars(module), key, type(value)(tags)))
-    return found
+                replaced.append((vars(module), key, type(value)(tags)))
+    return replaced

@@ -91,8 +91,8 @@ def counts_of_weight(module: nn.Module, shape: Sequence[int], groups: int = 1) -
     """  # noqa: D205
     if isinstance(module, Convolution):
         first, second = shape[0], shape[1] * groups
-        made, given = (shape[1] * groups, first) if isinstance(module, TransposedConvolution) else (first, second)
-        return {"in_channels": given, "out_channels": made, "groups": groups}
+        made, taken = (shape[1] * groups, first) if isinstance(module, TransposedConvolution) else (first, second)
+        return {"in_channels": taken, "out_channels": made, "groups": groups}
     if isinstance(module, nn.Linear):
         return {"in_features": shape[1], "out_features": shape[0]}
     return dict.fromkeys(counts(module), shape[0])
@@ -142,9 +142,9 @@ def install(model: nn.Module, new: Mapping[int, Tensor]) -> list[nn.Module]:
     changed = []
     for module in model.modules():
         for table in tensor_tables(module):
-            found = {name: new[id(tensor)] for name, tensor in table.items() if id(tensor) in new}
-            if found:  # the tables of a scripted module cannot be updated, and none of its tensors is ever replaced
-                table.update(found)
+            tensors = {name: new[id(tensor)] for name, tensor in table.items() if id(tensor) in new}
+            if tensors:  # the tables of a scripted module cannot be updated, and none of its tensors is ever replaced
+                table.update(tensors)
                 changed.append(module)
     return changed
 

@@ -149,14 +149,14 @@ def _with_stand_ins(graph: ChannelGraph, dropped: Tensor, merged: list[DeadInput
 
 def _keep_more(graph: ChannelGraph, dropped: Tensor) -> bool:
     """Takes groups back, in place, in parts that keep fewer channels than they must; whether there were any."""
-    found = False
+    more = False
     for parts in graph.equal_counts:
         gone = [part[dropped[part]] for part in parts]
         fewest = min(len(groups) for groups in gone)
         for groups in gone:
-            found |= len(groups) > fewest
+            more |= len(groups) > fewest
             dropped[groups[fewest:]] = False
-    return found
+    return more
 
 
 def _fold(entry: DeadInputs, dropped: Tensor) -> None:

@@ -82,7 +82,7 @@ def find_dead_inputs(
     why: Reasons = defaultdict(list)
     readers = _readers(model, graph, dropped, why)
     seen = _observe(model, graph, dropped, list(readers), run)
-    found = []
+    dead = []
     for name, groups in readers.items():
         if name not in seen:
             why[name].append("is not run by the pass")
@@ -99,20 +99,20 @@ def find_dead_inputs(
         constants = torch.where(gone & constant, (low + high) / 2, 0)
         if constants.any():
             norms = [model.get_submodule(norm) for norm in seen[name].norms]
-            found.append(DeadInputs(name, layer, groups, constants, norms))
-    return found, why
+            dead.append(DeadInputs(name, layer, groups, constants, norms))
+    return dead, why
 
 
 def _readers(model: nn.Module, graph: ChannelGraph, dropped: Tensor, why: Reasons) -> dict[str, Tensor]:
     """Layer that sums over dropped channels -> int64 (n,), the group of each input channel."""
     owners = Counter(id(t) for module in model.modules() for t in tensors_of(module).values())
-    readers, found = {}, set()
+    readers, seen = {}, set()
     for tensor, axis in sorted(graph.summed):
         name, _, key = tensor.rpartition(".")
         groups, module = graph.axes[tensor][axis], model.get_submodule(name)
-        if not dropped[groups].any() or is_depthwise(module) or module in found:
+        if not dropped[groups].any() or is_depthwise(module) or module in seen:
             continue
-        found.add(module)
+        seen.add(module)
         own_classes = [c for c in type(module).__mro__ if not c.__module__.startswith("torch.nn")]
         if graph.sides[tensor][axis] != "in" or any({"forward", "_conv_forward"} & vars(c).keys() for c in own_classes):
             why[name].append(f"{type(module).__name__} uses {key} in a way of its own")

@@ -49,13 +49,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], to_inputs: Callable[[A
         nonlocal count
         for batch in items:
             count += 1
-            given = batch if to_inputs is None else to_inputs(batch)
-            if not isinstance(given, (Tensor, list, tuple)):
-                kind = type(given).__name__
+            images = batch if to_inputs is None else to_inputs(batch)
+            if not isinstance(images, (Tensor, list, tuple)):
+                kind = type(images).__name__
                 raise ValueError(
                     f"a batch is a {kind}, expected a tensor or a tuple; give to_inputs to turn it into one"
                 )
-            yield given
+            yield images
 
     try:
         items = iter(batches)

@@ -40,7 +40,7 @@ class Taylor:
         self._graph = graph
         norms = [(model.get_submodule(name), groups) for name, groups in graph.gammas.items()]
         self._norms = [(norm, groups) for norm, groups in norms if isinstance(norm, BatchNorm)]
-        self._filters = [found for found in filters_of(model, graph) if not graph.gated[found.groups].all()]
+        self._filters = [filters for filters in filters_of(model, graph) if not graph.gated[filters.groups].all()]
         self._sums: dict[int, Tensor] = {}
 
     @torch.no_grad()
@@ -51,15 +51,15 @@ class Taylor:
             ValueError: If no layer has a gradient.
         """
         norms = [(i, norm) for i, (norm, _) in enumerate(self._norms) if _has_gradient(norm)]
-        found = dict(zip((i for i, _ in norms), gamma_terms([norm for _, norm in norms]), strict=True))
+        terms = dict(zip((i for i, _ in norms), gamma_terms([norm for _, norm in norms]), strict=True))
         for i, filters in enumerate(self._filters, start=len(self._norms)):
             if _has_gradient(filters.layer):
-                found[i] = _filter_terms(filters)
-        if not found:
+                terms[i] = _filter_terms(filters)
+        if not terms:
             raise ValueError("no layer has a gradient: call observe() after loss.backward(), before zero_grad()")
-        if not torch.stack([squares.isfinite().all().cpu() for squares in found.values()]).all():
+        if not torch.stack([squares.isfinite().all().cpu() for squares in terms.values()]).all():
             return
-        for i, squares in found.items():
+        for i, squares in terms.items():
             squares = squares.double()
             self._sums[i] = self._sums[i] + squares if i in self._sums else squares
         self.batches += 1

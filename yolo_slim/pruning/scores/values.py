@@ -69,7 +69,7 @@ def reduce_to_groups(graph: ChannelGraph, per_gamma: Mapping[str, Tensor], reduc
     Raises:
         ValueError: If a layer is unknown or has another number of channels, or the reduction is none of the four.
     """
-    found = []
+    layers = []
     for name, values in per_gamma.items():
         groups = graph.gammas.get(name)
         if groups is None:
@@ -77,8 +77,8 @@ def reduce_to_groups(graph: ChannelGraph, per_gamma: Mapping[str, Tensor], reduc
         if values.shape != groups.shape:
             raise ValueError(f"{name}: got values of shape {tuple(values.shape)} for {len(groups)} gammas")
         gated = graph.gated[groups]
-        found.append(Values(groups[gated], in_double(values)[gated]))
-    return combined(graph, found, reduction)
+        layers.append(Values(groups[gated], in_double(values)[gated]))
+    return combined(graph, layers, reduction)
 
 
 def combined(graph: ChannelGraph, layers: Iterable[Values], reduction: str = "mean", normalise: str = "none") -> Tensor:
@@ -100,8 +100,8 @@ def combined(graph: ChannelGraph, layers: Iterable[Values], reduction: str = "me
         )
     total = torch.zeros(graph.num_groups, dtype=torch.float64)
     members = torch.zeros(graph.num_groups, dtype=torch.float64)
-    for groups, given in layers:
-        values = _normalised(given, normalise)
+    for groups, layer in layers:
+        values = _normalised(layer, normalise)
         if reduction == "max":
             total.scatter_reduce_(0, groups, values, "amax")
         else:
@@ -127,9 +127,9 @@ def filters_of(model: nn.Module, graph: ChannelGraph) -> Iterator[Filters]:
 
 def rows(filters: Filters, tensor: Tensor | None = None) -> Tensor:
     """The layer's weight, or a tensor of the same shape, as float64 (C, n): one row per output channel."""
-    given = filters.layer.weight if tensor is None else tensor
-    assert isinstance(given, Tensor)
-    return in_double(given).movedim(filters.axis, 0).flatten(1)
+    values = filters.layer.weight if tensor is None else tensor
+    assert isinstance(values, Tensor)
+    return in_double(values).movedim(filters.axis, 0).flatten(1)
 
 
 def in_double(tensor: Tensor) -> Tensor:

@@ -106,8 +106,8 @@ class Budgets:
                 continue
             fewer = chosen.copy()
             fewer[group] = False
-            if self.met(found := drop(fewer)):
-                chosen, dropped = fewer, found
+            if self.met(fewer_dropped := drop(fewer)):
+                chosen, dropped = fewer, fewer_dropped
             else:
                 for layer in layers:
                     done[layer] |= group in layer

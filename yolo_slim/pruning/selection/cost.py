@@ -98,6 +98,6 @@ class CostModel:
 def _table(terms: list[tuple[int, list[int]]], width: int, none: int) -> tuple[np.ndarray, np.ndarray]:
     """Factors int64 (n,), and places int64 (n, width) filled up with ``none``."""
     places = np.full((len(terms), width), none, np.int64)
-    for row, (_, found) in zip(places, terms, strict=True):
-        row[: len(found)] = found
+    for row, (_, values) in zip(places, terms, strict=True):
+        row[: len(values)] = values
     return np.array([factor for factor, _ in terms], np.int64), places

@@ -87,8 +87,10 @@ class PenalisedGammas:
 
     def magnitudes(self) -> Tensor:
         """|gamma| of every channel that is penalised, float32 (channels,)."""
-        found = [w.detach().abs().float() if m is None else w.detach().abs().float()[m > 0] for w, m in self._gammas]
-        return torch.cat(found) if found else torch.zeros(0)
+        magnitudes = [
+            w.detach().abs().float() if m is None else w.detach().abs().float()[m > 0] for w, m in self._gammas
+        ]
+        return torch.cat(magnitudes) if magnitudes else torch.zeros(0)
 
     def _due(self, owned: Collection[int], beta: bool = False) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Values and gradients of what an optimizer is about to update or has updated; indices of masks with them."""

@@ -24,8 +24,8 @@ class Resting:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm) and m.weight is not None}
-        self._norms = found
+        norms = {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm) and m.weight is not None}
+        self._norms = norms
         self._used: set[str] = set()
         self._observed = False
         self._still = self._in_eval_mode()

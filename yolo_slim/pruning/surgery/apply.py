@@ -73,10 +73,10 @@ def _cuts(modules: Mapping[str, nn.Module], plan: PruningPlan) -> dict[int, tupl
         module = _module(modules, name)
         tensors = tensors_of(module)
         for side, keep in sides.items():
-            size, found = plan.sizes[name][side], list(side_axes(module, side))
-            if not found:
+            size, axes = plan.sizes[name][side], list(side_axes(module, side))
+            if not axes:
                 raise ValueError(f"plan does not fit: {name} ({type(module).__name__}) has no side {side!r}")
-            for key, axis in found:
+            for key, axis in axes:
                 shape = tuple(tensors[key].shape) if key in tensors else ()
                 if axis >= len(shape) or shape[axis] != size:
                     raise ValueError(

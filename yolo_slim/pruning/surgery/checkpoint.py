@@ -61,9 +61,9 @@ def restore_structure(module: Any, checkpoint: Mapping[str, Any], target: nn.Mod
 
 def _among_hparams(checkpoint: Mapping[str, Any]) -> Structure | None:
     """Where earlier versions kept it."""
-    found = (checkpoint.get("hyper_parameters") or {}).get("structure")
-    if isinstance(found, Mapping) and all(isinstance(sizes, Mapping) for sizes in found.values()):
-        return dict(found)
+    structure = (checkpoint.get("hyper_parameters") or {}).get("structure")
+    if isinstance(structure, Mapping) and all(isinstance(sizes, Mapping) for sizes in structure.values()):
+        return dict(structure)
     return None
 
 

@@ -87,9 +87,9 @@ def apply_structure(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]
                 _check_shape(name, key, own[key], value)
                 shapes[id(own[key])] = (own[key], tuple(value))
             elif not _is_attribute(getattr(module, key, None)) or not _is_attribute(value):
-                found = getattr(module, key, "missing")
+                present = getattr(module, key, "missing")
                 raise ValueError(
-                    f"structure does not fit: {name}.{key} is {brief(found)}, the structure has {brief(value)}"
+                    f"structure does not fit: {name}.{key} is {brief(present)}, the structure has {brief(value)}"
                 )
             else:
                 attributes.append((module, key, value))

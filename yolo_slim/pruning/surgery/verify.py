@@ -85,12 +85,14 @@ def _in_double(model: nn.Module) -> nn.Module:
 def _difference(slim: nn.Module, dense: nn.Module, run: Pass) -> float:
     expected = _outputs(dense, run)
     try:
-        found = _outputs(slim, run)
+        outputs = _outputs(slim, run)
     except (RuntimeError, ValueError, IndexError):
         return float("inf")
-    if [t.shape for t in found] != [t.shape for t in expected]:
+    if [t.shape for t in outputs] != [t.shape for t in expected]:
         return float("inf")
-    errors = [float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in zip(found, expected, strict=True)]
+    errors = [
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in zip(outputs, expected, strict=True)
+    ]
     return max(errors, default=0.0) if all(error == error for error in errors) else float("inf")
 
 

@@ -13,29 +13,29 @@ from yolo_slim.pruning.graph.tagged_int import TaggedInt, untag
 def convolution(ledger: Ledger, call: Call) -> None:
     """Makes new channels; a grouped one removes the same place of every group, a depthwise one couples in and out."""
     x, weight, bias = call.input, call.get(1, "weight"), call.get(2, "bias", default=None)
-    groups = untag(given_groups := call.get(6, "groups", default=1))
+    groups = untag(tagged_groups := call.get(6, "groups", default=1))
     channel = x.dim() - weight.dim() + 1  # 0 without a batch axis
     axes = ledger.axes(x)
     for i, axis in enumerate(axes):
         if i != channel:
             ledger.fix(axis, "lies along the batch or a spatial axis of a convolution")
-    given, made = axes[channel], ledger.own(weight, 0)
+    incoming, made = axes[channel], ledger.own(weight, 0)
     per_group_in, per_group_out = x.shape[channel] // groups, weight.shape[0] // groups
     if groups > 1 and per_group_in == 1:
-        if isinstance(given_groups, TaggedInt):
-            ledger.size_axis(given_groups, given)
-        repeated = None if given is None else given.take(np.repeat(np.arange(groups), per_group_out))
+        if isinstance(tagged_groups, TaggedInt):
+            ledger.size_axis(tagged_groups, incoming)
+        repeated = None if incoming is None else incoming.take(np.repeat(np.arange(groups), per_group_out))
         ledger.unite(made, repeated)
         if repeated is not None and bias is None:
             made = made.with_zero(np.maximum(made.zero, repeated.zero))
     else:
-        ledger.use(given_groups)
-        ledger.consume(given)
+        ledger.use(tagged_groups)
+        ledger.consume(incoming)
         taken = ledger.own(weight, 1, summed=True)
         if groups > 1:
             taken = taken.take(np.tile(np.arange(per_group_in), groups))
             ledger.unite(made, made.take(np.tile(np.arange(per_group_out), groups)))
-        ledger.unite(given, taken)
+        ledger.unite(incoming, taken)
     if bias is not None:
         ledger.unite(made, ledger.own(bias, 0))
     out: list[Axis | None] = [None] * x.dim()
@@ -68,10 +68,10 @@ def transposed_convolution(ledger: Ledger, call: Call) -> None:
 def linear(ledger: Ledger, call: Call) -> None:
     """Sums over the last axis and makes new channels there."""
     x, weight, bias = call.input, call.get(1, "weight"), call.get(2, "bias", default=None)
-    *lead, given = ledger.axes(x)
+    *lead, incoming = ledger.axes(x)
     made = ledger.own(weight, 0)
-    ledger.consume(given)
-    ledger.unite(given, ledger.own(weight, 1, summed=True))
+    ledger.consume(incoming)
+    ledger.unite(incoming, ledger.own(weight, 1, summed=True))
     if bias is not None:
         ledger.unite(made, ledger.own(bias, 0))
     kept = [axis and (axis if bias is None else axis.with_zero(Zero.NEVER)) for axis in lead]

@@ -38,15 +38,15 @@ def setitem(ledger: Ledger, call: Call) -> None:
         raise Unsupported("is written into at written positions")
     axes = ledger.axes(x)
     first = index.dim() if index.dtype in (torch.bool, torch.uint8) else 1
-    given = ledger.axes(value) if isinstance(value, Tensor) else []
+    written = ledger.axes(value) if isinstance(value, Tensor) else []
     sizes = list(value.shape) if isinstance(value, Tensor) else []
     after = len(axes) - first
-    for axis in axes[:first] + given[: max(len(given) - after, 0)]:
+    for axis in axes[:first] + written[: max(len(written) - after, 0)]:
         ledger.fix(axis, "is indexed by a tensor")
     writes_zero = not isinstance(value, Tensor) and value == 0
     for place in range(-min(after, len(axes)), 0):
-        mine, theirs = axes[place], given[place] if -place <= len(given) else None
-        whole = -place <= len(given) and sizes[place] == x.shape[place]
+        mine, theirs = axes[place], written[place] if -place <= len(written) else None
+        whole = -place <= len(written) and sizes[place] == x.shape[place]
         if theirs is not None and (mine is None or not whole):
             ledger.fix(theirs, "is written into a tensor that does not follow it")
         elif mine is not None and theirs is not None:

@@ -72,9 +72,9 @@ def getitem(ledger: Ledger, call: Call) -> None:
     index = index if isinstance(index, tuple) else (index,)
     if any(not (i is None or i is Ellipsis or type(i) in (int, slice, TaggedInt)) for i in index):
         raise Unsupported("indexed by a tensor or a list")
-    given = x.dim() - sum(i is not None and i is not Ellipsis for i in index)
+    unnamed = x.dim() - sum(i is not None and i is not Ellipsis for i in index)
     place = next((n for n, i in enumerate(index) if i is Ellipsis), len(index))
-    index = (*index[:place], *[slice(None)] * given, *index[place + 1 :])
+    index = (*index[:place], *[slice(None)] * unnamed, *index[place + 1 :])
     axes, out = iter(ledger.axes(x)), []
     ledger.use_all(index)
     for i in index:
