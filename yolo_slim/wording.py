@@ -29,7 +29,7 @@ def say(text: str) -> None:
     print(printable_lines(text), flush=True)
 
 
-def brief(value: Any, length: int = 80) -> str:
+def brief(value: object, length: int = 80) -> str:
     """The ``repr`` of any value in at most ``length`` characters, however large or deeply nested the value is.
 
     Only strings, numbers and Python's own containers are looked into; of anything else the class is named.

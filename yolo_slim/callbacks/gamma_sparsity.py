@@ -148,7 +148,7 @@ class GammaSparsity(Callback):
         self._running.before_step(trainer, optimizer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """After an optimizer step: shrinks the chosen channels, and at the end of the fit makes them zero."""
         self._running.batch_end(trainer)

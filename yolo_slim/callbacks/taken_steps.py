@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch.optim import Optimizer
 
@@ -41,7 +40,7 @@ class TakenSteps:
             hook.remove()
         self._hooks, self._then = [], None
 
-    def _step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         self._taken = True
         if self._then is not None:
             self._then(optimizer)

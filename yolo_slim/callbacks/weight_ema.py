@@ -84,7 +84,7 @@ class WeightEMA(Callback):
         self._steps = TakenSteps(trainer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Averages after an optimizer step, but not after one that a gradient scaler has skipped."""
         if self._average is not None and self._steps is not None and self._steps.passed():

@@ -172,7 +172,7 @@ class SlimCLI(DeferredCLI):
         return own
 
 
-def _listed(callbacks: Any) -> list[Any]:
+def _listed(callbacks: object) -> list[Any]:
     """The callbacks that a configuration gives: none, one or several."""
     return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 

@@ -32,7 +32,7 @@ class Inert:
         self.arguments: tuple[Any, ...]
         self.state: Any
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         """Takes whatever the file says."""
         self.state = state
 

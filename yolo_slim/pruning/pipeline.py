@@ -92,7 +92,7 @@ def prune(
     selection: Selection,
     scores: Tensor | None = None,
     *,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     compensation: str = "none",
 ) -> PruningReport:
     """Removes the channels that matter least, in place, once a copy has proved that nothing else changes.
@@ -203,7 +203,7 @@ def check_prune(
     model: nn.Module,
     graph: ChannelGraph,
     selection: Selection,
-    example_inputs: Any = None,
+    example_inputs: object = None,
     compensation: str = "none",
 ) -> None:
     """Finds out, before a long training, whether :func:`prune` can do what it will be asked for, whatever the scores.
@@ -249,7 +249,7 @@ def resolve_compensation(compensation: str, selection: Selection) -> str:
     return ("fold" if forbidden else "exact") if compensation == "auto" else compensation
 
 
-def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> Callable[[Tensor], float] | None:
+def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: object) -> Callable[[Tensor], float] | None:
     """Times a copy of the model without given groups, in milliseconds; None without inputs to time it with."""
 
     def measure(dropped: Tensor) -> float:

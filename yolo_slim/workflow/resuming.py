@@ -127,7 +127,7 @@ def _concerning(phase: str, settings: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _changed(old: Any, new: Any, key: str = "") -> list[str]:
+def _changed(old: object, new: object, key: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [c for k in {**old, **new} for c in _changed(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
     return [] if old == new else [f"{key}: {brief(old)} there, {brief(new)} here"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.nn.modules import C2f, C3k2
 
-from yolo_slim.detection.files.foreign import Layer, Layers, make_stock, stock_description
+from yolo_slim.detection.files.foreign import ForeignLayer, Layers, make_stock, stock_description
 
 EPS = 1e-3
 #: How tools say the widths of the two parts: in two convolutions, in a list, or in two numbers.
@@ -42,7 +42,7 @@ class Block:
             "C2fPruned": {"cv1_split_sections": [left, right]},
             "C2f_infer": {"c1": left, "c2": right},
         }
-        self.layers["x"] = Layer(way.replace("C2f", "C3k2") if c3k else way, said.get(way, {}), {})
+        self.layers["x"] = ForeignLayer(way.replace("C2f", "C3k2") if c3k else way, said.get(way, {}), {})
         if way in said:
             self.conv("x.cv1", 5, left + right)
         else:
@@ -66,18 +66,18 @@ class Block:
         else:
             keys = ("weight", "bias", "running_mean", "running_var")
             norm = {key: numbers(outputs) + 0.1 for key in keys} | {"num_batches_tracked": torch.tensor(3)}
-            self.layers[f"{path}.bn"] = Layer("BatchNorm2d", {"eps": EPS}, norm)
-        self.layers[f"{path}.conv"] = Layer("Conv2d", {"groups": 1}, tensors)
-        self.layers[f"{path}.act"] = Layer("SiLU", {}, {})
-        self.layers[path] = Layer("Conv", {}, {})
+            self.layers[f"{path}.bn"] = ForeignLayer("BatchNorm2d", {"eps": EPS}, norm)
+        self.layers[f"{path}.conv"] = ForeignLayer("Conv2d", {"groups": 1}, tensors)
+        self.layers[f"{path}.act"] = ForeignLayer("SiLU", {}, {})
+        self.layers[path] = ForeignLayer("Conv", {}, {})
 
     def bottleneck(self, path: str, inputs: int, hidden: int, outputs: int, add: bool) -> None:
-        self.layers[path] = Layer("Bottleneck", {"add": add}, {})
+        self.layers[path] = ForeignLayer("Bottleneck", {"add": add}, {})
         self.conv(f"{path}.cv1", inputs, hidden, 3)
         self.conv(f"{path}.cv2", hidden, outputs, 3)
 
     def add_c3k(self, path: str, inputs: int, hidden: int, outputs: int, add: bool) -> None:
-        self.layers[path] = Layer("C3k", {}, {})
+        self.layers[path] = ForeignLayer("C3k", {}, {})
         self.conv(f"{path}.cv1", inputs, hidden)
         self.conv(f"{path}.cv2", inputs, hidden + 1)
         self.conv(f"{path}.cv3", 2 * hidden + 1, outputs)
@@ -230,7 +230,7 @@ def test_two_convolutions_that_are_not_two_halves_of_one_are_refused(part, chang
 
 def test_stock_blocks_stay_as_they_are():
     block = Block((3, 3), [(3, 3)])
-    block.layers["x"] = Layer("C2f", {}, {})
+    block.layers["x"] = ForeignLayer("C2f", {}, {})
     before = {name: dict(layer.tensors) for name, layer in block.layers.items()}
     make_stock(block.layers)
     assert all(layer.tensors[key] is before[name][key] for name, layer in block.layers.items() for key in layer.tensors)

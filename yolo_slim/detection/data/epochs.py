@@ -47,7 +47,7 @@ class SeededDataset(Dataset[dict[str, Any]]):
             np.random.set_state(numpy_state)
 
 
-def _mosaics(transform: Any) -> Iterator[Mosaic]:
+def _mosaics(transform: object) -> Iterator[Mosaic]:
     if isinstance(transform, Mosaic):
         yield transform
     for part in getattr(transform, "transforms", ()):

@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], NetworkRecord]:
     return checkpoint, read_record(checkpoint, path)
 
 
-def read_record(checkpoint: Any, name: object) -> NetworkRecord:
+def read_record(checkpoint: object, name: object) -> NetworkRecord:
     """What a checkpoint says of its network.
 
     Args:

@@ -56,7 +56,7 @@ def stock_description(description: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _stock_row(row: Any) -> Any:
+def _stock_row(row: object) -> Any:
     if isinstance(row, list) and len(row) == 4 and isinstance(row[2], str):
         module, _, name = row[2].rpartition(".")
         prefix = "nn." if module == "nn" or module.startswith("torch.nn.") else ""

@@ -32,7 +32,7 @@ _SETTINGS = (
 )
 
 
-def rebuild(model: Any, what: str) -> DetectionModel:
+def rebuild(model: object, what: str) -> DetectionModel:
     """Builds the network that a file holds.
 
     The file gives plain data alone: the description (a model YAML's content), class names, settings and tensors. The
@@ -143,7 +143,7 @@ def _unfuse(layers: ForeignLayers, net: nn.Module) -> None:
         layers[name] = ForeignLayer("BatchNorm2d", {}, tensors)
 
 
-def _layers(model: Any) -> ForeignLayers:
+def _layers(model: object) -> ForeignLayers:
     """All layers by their names; their tensors are ordinary ones with as many numbers as there are in the file."""
     layers: ForeignLayers = {}
     settings: dict[str, dict[str, Any]] = {}
@@ -172,13 +172,13 @@ def _layers(model: Any) -> ForeignLayers:
     return layers
 
 
-def _state(module: Any) -> dict[str, Any]:
+def _state(module: object) -> dict[str, Any]:
     state = module.state if isinstance(module, Inert) else vars(module)
     if type(state) is not dict:
         raise ValueError(f"{_kind(module)} has no attributes")
     return state
 
 
-def _kind(module: Any) -> str:
+def _kind(module: object) -> str:
     wanted = module.wanted if isinstance(module, Inert) else f"{type(module).__module__}.{type(module).__qualname__}"
     return layer_class(wanted) or wanted.rpartition(".")[2]

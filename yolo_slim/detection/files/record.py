@@ -46,7 +46,7 @@ class NetworkRecord:
         )
 
     @classmethod
-    def parse(cls, hparams: Any, what: object) -> NetworkRecord:
+    def parse(cls, hparams: object, what: object) -> NetworkRecord:
         """Takes plain data, and nothing else, from what a file holds.
 
         Args:

@@ -110,7 +110,7 @@ def _check_counts(counts: Any, fresh: Any, where: str) -> None:
 def _forget_foreign_paths(state: dict[str, Any], folders: list[Path]) -> None:
     """Empties what names a file outside of the run: Lightning would remove it when a better epoch comes."""
 
-    def own(path: Any) -> bool:
+    def own(path: object) -> bool:
         return isinstance(path, str) and inside(path, folders)
 
     for name in ("best_model_path", "last_model_path", "kth_best_model_path"):
@@ -131,11 +131,11 @@ def _folders(trainer: Trainer | None) -> list[Path]:
     return [Path(trainer.default_root_dir), *(Path(path) for path in paths if path)]
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < _MOST
 
 
-def _expect(sound: bool, part: str, value: Any, expected: str) -> None:
+def _expect(sound: bool, part: str, value: object, expected: str) -> None:
     if not sound:
         raise ValueError(
             f"the training state of the checkpoint is damaged: {part} is {brief(value)}, expected {expected}; {_REMEDY}"

@@ -93,7 +93,7 @@ def _is_layer(name: str) -> bool:
     )
 
 
-def _is_activation(text: Any) -> bool:
+def _is_activation(text: object) -> bool:
     if not isinstance(text, str) or len(text) > _LONGEST:
         return False
     try:
@@ -108,7 +108,7 @@ def _is_activation(text: Any) -> bool:
     return prefix in ("nn", "torch.nn") and _is_layer(f"nn.{name}")
 
 
-def _numbers(value: Any) -> Iterator[float]:
+def _numbers(value: object) -> Iterator[float]:
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from _numbers(item)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from yolo_slim.wording import brief
 
 #: Images have sides of a multiple of this, the coarsest of a detector's feature maps, in pixels.
@@ -26,7 +24,7 @@ def expect_imgsz(imgsz: int) -> None:
         )
 
 
-def takes_imgsz(imgsz: Any) -> bool:
+def takes_imgsz(imgsz: object) -> bool:
     """Whether networks take images of this side, in pixels."""
     return type(imgsz) is int and STRIDE <= imgsz <= LARGEST_IMGSZ and imgsz % STRIDE == 0
 

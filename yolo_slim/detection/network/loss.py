@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -20,7 +20,7 @@ class DetectionLoss:
         net: The network.
     """
 
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: nn.Module) -> None:
         self._net = net
         self._criterion: Any = None
         self._target_scores: Tensor | None = None
@@ -45,12 +45,12 @@ class DetectionLoss:
         assert self._target_scores is not None, "the assigner was not called"
         return loss, items, self._target_scores
 
-    def _keep_target_scores(self, assigner: Any, inputs: Any, outputs: tuple[Tensor, ...]) -> None:
+    def _keep_target_scores(self, assigner: object, inputs: object, outputs: tuple[Tensor, ...]) -> None:
         # (labels, boxes, scores, foreground, indices); the loss divides by this very sum, or by 1 if that is more.
         self._target_scores = outputs[2].sum()
 
 
-def widened(value: Any) -> Any:
+def widened(value: object) -> Any:
     """A nest of tensors with those of half precision in single precision."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype in HALVES else value

@@ -221,7 +221,7 @@ class YOLODetector(LightningModule):
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
         self._steps.end_backward(self.trainer, self.net.parameters())
 
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: dict[str, Any], batch_idx: int) -> None:
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
         self._steps.end_batch(self.trainer)
         if self.trainer.is_last_batch:

@@ -111,7 +111,7 @@ def kind_of(state: Mapping[str, Any]) -> str | None:
     return None
 
 
-def expect_state(state: Any, optimizer: Optimizer) -> None:
+def expect_state(state: object, optimizer: Optimizer) -> None:
     """Refuses a state that an optimizer cannot go on with.
 
     Raises:

@@ -50,7 +50,7 @@ class Axis:
 Axes = list[Axis | None]
 
 
-def leaves(values: Any) -> Iterator[Any]:
+def leaves(values: object) -> Iterator[Any]:
     """Every value in a nest of tuples (sizes too), lists, dictionaries and slices."""
     if isinstance(values, (tuple, list)):
         for value in values:
@@ -94,7 +94,7 @@ class Call:
     kwargs: dict[str, Any]
     result: Any
 
-    def get(self, position: int, *names: str, default: Any = _MISSING) -> Any:
+    def get(self, position: int, *names: str, default: object = _MISSING) -> Any:
         """An argument by its position or by any of its names."""
         if position < len(self.args):
             return self.args[position]

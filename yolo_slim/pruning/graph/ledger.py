@@ -199,7 +199,7 @@ class Ledger:
             labels = axis.labels if isinstance(axis, Axis) else axis
             self.fixes.append(Fix(labels, self._here() if at is None else at, reason))
 
-    def fix_tensors(self, values: Any, reason: str, at: Place | None = None) -> None:
+    def fix_tensors(self, values: object, reason: str, at: Place | None = None) -> None:
         """Applies :meth:`fix` to all channels of every tensor in a nest of values."""
         for tensor in leaves(values):
             if isinstance(tensor, Tensor):
@@ -229,7 +229,7 @@ class Ledger:
             else:
                 self.used_attributes.add(source)
 
-    def use_all(self, values: Any) -> None:
+    def use_all(self, values: object) -> None:
         """Applies :meth:`use` to every value in a nest."""
         for value in leaves(values):
             self.use(value)

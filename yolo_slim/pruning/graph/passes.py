@@ -21,7 +21,7 @@ def train_but_statistics(model: nn.Module) -> nn.Module:
     return model
 
 
-def default_passes(example_inputs: Any) -> list[Pass]:
+def default_passes(example_inputs: object) -> list[Pass]:
     """A forward in eval mode, and one in train mode with the BatchNorm layers in eval mode."""
     if example_inputs is None:
         raise ValueError("trace needs example_inputs (a tensor or a tuple of arguments) or passes; got neither")

@@ -66,7 +66,7 @@ class TaggedInt(int):
             if isinstance(value, TaggedInt):
                 value.on_use(value)
 
-    def derive(self, value: Any, other: object) -> Any:
+    def derive(self, value: object, other: object) -> Any:
         """Tags the result of an integer operation with the sources of both operands."""
         if not isinstance(value, int):
             self.use(other)
@@ -135,7 +135,7 @@ def _settled(size: TaggedInt, name: str, other: object) -> bool:
 def _compared(name: str) -> Callable[..., Any]:
     operation = getattr(int, f"__{name}__")
 
-    def method(self: TaggedInt, other: Any) -> Any:
+    def method(self: TaggedInt, other: object) -> Any:
         if not _settled(self, name, other):
             self.use(other)
         return operation(self, other)

@@ -43,7 +43,7 @@ class Tracer(TorchFunctionMode):
     def _here(self) -> Place:
         return Place(running_module(self._names), self._operation)
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: object, types: object, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
         with unhidden():

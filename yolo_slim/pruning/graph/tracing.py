@@ -18,7 +18,7 @@ from yolo_slim.pruning.graph.tracer import HiddenOperations, Tracer
 from yolo_slim.pruning.modules.restored import Snapshot, usual_algorithms
 
 
-def trace(model: nn.Module, example_inputs: Any = None, *, passes: Sequence[Pass] | None = None) -> ChannelGraph:
+def trace(model: nn.Module, example_inputs: object = None, *, passes: Sequence[Pass] | None = None) -> ChannelGraph:
     """Finds the groups of coupled channels by running the model on a small input.
 
     Every operation of a pass carries one label per channel along. An operation without a rule fixes the channels that

@@ -22,7 +22,7 @@ WARM_UP = 3  # forwards that do not count: caches fill, kernels are chosen
 
 
 @torch.no_grad()
-def latency_ms(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
+def latency_ms(model: nn.Module, example_inputs: object, repeats: int = 20) -> float:
     """The median time of a forward in eval mode, in milliseconds, after three that do not count.
 
     Args:
@@ -64,7 +64,7 @@ def latencies_ms(models: Mapping[K, tuple[nn.Module, Any]], rounds: int = 5, rep
     return {key: median(values) for key, values in times.items()}
 
 
-def onnx_latency_ms(model: nn.Module, example_inputs: Any, repeats: int = 20) -> float:
+def onnx_latency_ms(model: nn.Module, example_inputs: object, repeats: int = 20) -> float:
     """The median time of the same forward in ONNX Runtime, in milliseconds, after three that do not count.
 
     The model is exported as it is in eval mode (BatchNorm is folded into the convolution before it) to a temporary
@@ -86,7 +86,7 @@ def onnx_latency_ms(model: nn.Module, example_inputs: Any, repeats: int = 20) ->
     return _median_time(_bound(session, example_inputs, device), lambda: None, repeats)
 
 
-def onnx_session(model: nn.Module, example_inputs: Any) -> Any:
+def onnx_session(model: nn.Module, example_inputs: object) -> Any:
     """The ``onnxruntime.InferenceSession`` that :func:`onnx_latency_ms` times; arguments and errors as there."""
     try:
         import onnx  # noqa: F401  # PyTorch's exporter needs it
@@ -115,7 +115,7 @@ def onnx_session(model: nn.Module, example_inputs: Any) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
 
 
-def positional(example_inputs: Any) -> tuple:
+def positional(example_inputs: object) -> tuple:
     """The positional arguments of a forward: a tuple as it is, anything else as the only one."""
     return example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
 

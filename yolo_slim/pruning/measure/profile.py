@@ -76,7 +76,7 @@ class Profile:
 
 
 @torch.no_grad()
-def profile(model: nn.Module, example_inputs: Any) -> Profile:
+def profile(model: nn.Module, example_inputs: object) -> Profile:
     """Counts what a forward in eval mode costs; the model comes back as it was.
 
     Convolutions and linear layers are counted where they are called as modules, each time they run.
@@ -135,7 +135,7 @@ class _LiveStorages(DispatchMode):
         return result
 
 
-def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+def _storages(values: object) -> Iterator[torch.UntypedStorage]:
     """The memory behind every dense tensor in a nest of values."""
     for value in leaves(values):
         if isinstance(value, Tensor) and value.layout == torch.strided:

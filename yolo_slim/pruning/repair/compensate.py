@@ -39,7 +39,7 @@ class Compensated:
 
 @torch.no_grad()
 def compensate(
-    model: nn.Module, graph: ChannelGraph, dropped: Tensor, example_inputs: Any = None, exact: bool = False
+    model: nn.Module, graph: ChannelGraph, dropped: Tensor, example_inputs: object = None, exact: bool = False
 ) -> Compensated:
     """Gives the layers that stay what the dropped channels pass on when their gammas are zero, in place.
 

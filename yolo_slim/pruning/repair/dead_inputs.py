@@ -144,7 +144,7 @@ class _Watch(DispatchMode):
         self.tensors[id(tensor)] = tensor
         return id(tensor)
 
-    def read(self, values: Any) -> None:
+    def read(self, values: object) -> None:
         self.reads.update(id(value) for value in leaves(values) if id(value) in self.tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -175,7 +175,7 @@ def _observe(model: nn.Module, graph: ChannelGraph, dropped: Tensor, names: list
         x, by_running_mean = _input(args, kwargs), norm.running_mean is not None and not norm.training
         normalised[norms[norm]].append(id(x) if by_running_mean and id(x) in watch.tensors else 0)
 
-    def leave(module: nn.Module, args: tuple, result: Any) -> None:
+    def leave(module: nn.Module, args: tuple, result: object) -> None:
         watch.read(result)
         results.append(result)
 

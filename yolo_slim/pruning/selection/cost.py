@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ class CostModel:
         example_inputs: A tensor, or a tuple of positional arguments, of the size to count operations for.
     """
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, example_inputs: Any) -> None:
+    def __init__(self, model: nn.Module, graph: ChannelGraph, example_inputs: object) -> None:
         self._num_groups = graph.num_groups
         self._axes: dict[bytes, int] = {}
         self._groups: list[np.ndarray] = []

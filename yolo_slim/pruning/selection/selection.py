@@ -141,7 +141,7 @@ class Selected:
     latency_ms: float | None = None
 
 
-def expect_selection(selection: Any) -> None:
+def expect_selection(selection: object) -> None:
     """Refuses what is no selection.
 
     Raises:

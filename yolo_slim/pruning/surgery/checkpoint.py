@@ -86,7 +86,7 @@ def weights_checkpoint(
     }
 
 
-def save_whole(content: Any, path: str | Path) -> None:
+def save_whole(content: object, path: str | Path) -> None:
     """Does what ``torch.save`` does, with a file that appears whole or not at all; makes its folder.
 
     Raises:

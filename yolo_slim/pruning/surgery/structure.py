@@ -110,7 +110,7 @@ def _check(name: str, module: nn.Module, sizes: Mapping[str, Any]) -> None:
         raise ValueError(f"structure does not fit: {name} has sizes {brief(dict(sizes))} that its groups do not divide")
 
 
-def _check_shape(name: str, key: str, tensor: Tensor, shape: Any) -> None:
+def _check_shape(name: str, key: str, tensor: Tensor, shape: object) -> None:
     if not isinstance(shape, (list, tuple)) or len(shape) != tensor.dim():
         raise ValueError(
             f"structure does not fit: {name}.{key} has shape {tuple(tensor.shape)}, the structure has {brief(shape)}"
@@ -133,5 +133,5 @@ def _resized(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return nn.Parameter(new, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
-def _is_attribute(value: Any) -> bool:
+def _is_attribute(value: object) -> bool:
     return type(value) is int or (isinstance(value, (list, tuple)) and all(type(item) is int for item in value))

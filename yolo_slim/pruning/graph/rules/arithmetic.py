@@ -168,7 +168,7 @@ def _aligned(ledger: Ledger, tensor: Tensor, place: int, size: int) -> tuple[Axi
     return axis, full
 
 
-def _same(rule: Any, names: list[str]) -> dict[str, Any]:
+def _same(rule: object, names: list[str]) -> dict[str, Any]:
     return dict.fromkeys(names, rule)
 
 
