@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from benchmarks import architectures, checks
 from benchmarks.zoo import ULTRALYTICS, Model, raw
 from yolo_slim.pruning import trace
-from yolo_slim.pruning.graph.passes import default_passes
+from yolo_slim.pruning.graph.tracing import default_passes
 
 #: BatchNorm channels that may be pruned, of all: a change that fixes more of a model shows here.
 PRUNABLE = {

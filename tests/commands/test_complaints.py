@@ -18,8 +18,7 @@ from tests.helpers.hostile.pickles import write_tiny
 from tests.helpers.hostile.refused import refused
 from tests.helpers.places import ROOT
 from yolo_slim.commands.complaints import say_unforeseen
-from yolo_slim.commands.entry import VERBS, main
-from yolo_slim.commands.verbs import Verb
+from yolo_slim.commands.entry import VERBS, Verb, main
 from yolo_slim.detection.data.shapes import CLASSES
 from yolo_slim.workflow import fit_parts
 from yolo_slim.workflow.signals import Stopped, heeded

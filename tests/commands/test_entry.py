@@ -7,8 +7,7 @@ import pytest
 
 from tests.helpers.places import ROOT
 from yolo_slim import __version__
-from yolo_slim.commands.entry import VERBS, main
-from yolo_slim.commands.verbs import Verb
+from yolo_slim.commands.entry import VERBS, Verb, main
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
 
 from yolo_slim.commands.complaints import say_unforeseen, shorten
 from yolo_slim.commands.config_files import check_config_files, files_first
 from yolo_slim.commands.quiet import quieten
-from yolo_slim.commands.verbs import VERBS
 from yolo_slim.version import __version__
 from yolo_slim.wording import printable
 from yolo_slim.workflow import heeded
@@ -30,6 +31,34 @@ verbs:
 train.py VERB --help lists the keys of a verb; configs/ holds commented files to start from.
 With --trust, .pt files are opened that contain more than a detector; such a file can run code.
 """
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+        summary: What it does, for the list of verbs.
+        module: Module beside this one, whose ``main`` takes the verb and its keys and values.
+    """
+
+    summary: str
+    module: str
+
+    def load(self) -> Callable[[list[str]], None]:
+        """Imports what the verb needs, and nothing of the others."""
+        return import_module(f"{__package__}.{self.module}").main  # type: ignore[no-any-return]
+
+
+VERBS = {
+    "fit": Verb("train a detector: baseline, sparse phase or finetune, as the configuration says", "fit"),
+    "validate": Verb("mAP of a checkpoint on the validation images", "fit"),
+    "test": Verb("mAP of a checkpoint on the test images", "fit"),
+    "predict": Verb("draw and write the boxes that a checkpoint finds in images", "fit"),
+    "prune": Verb("remove the channels that matter least and save the slim model", "prune"),
+    "export": Verb("write ONNX, TorchScript, OpenVINO, ... files and measure their size, latency and mAP", "export"),
+    "slim": Verb("all phases in one resumable command: train, sparse-train, prune, finetune", "slim"),
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,8 +1,7 @@
 """Channel pruning of any PyTorch model: trace, score, select, plan, surgery. Needs torch, numpy and yaml only."""
 
-from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.graph.passes import Pass, default_passes, train_but_statistics
-from yolo_slim.pruning.graph.tracing import trace
+from yolo_slim.pruning.graph.graph import ChannelGraph, Pass
+from yolo_slim.pruning.graph.tracing import default_passes, trace, train_but_statistics
 from yolo_slim.pruning.measure.latency import latencies_ms, latency_ms, onnx_latency_ms
 from yolo_slim.pruning.measure.profile import profile
 from yolo_slim.pruning.modules.layers import counts_of_weight

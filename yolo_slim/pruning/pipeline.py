@@ -21,7 +21,7 @@ from yolo_slim.pruning.selection.selection import Selection, expect_selection
 from yolo_slim.pruning.surgery.apply import apply_plan
 from yolo_slim.pruning.surgery.plan import PruningPlan, make_plan
 from yolo_slim.pruning.surgery.structure import Structure, structure_of
-from yolo_slim.pruning.surgery.verify import TOLERANCE, difference, verify
+from yolo_slim.pruning.surgery.verify import TOLERANCE, cut, difference
 
 #: What becomes of the constants that dropped channels with a gamma near zero pass on.
 Compensation = Literal["auto", "none", "fold", "exact"]
@@ -140,7 +140,7 @@ def prune(
         compensated = compensate(slim, graph, selected.dropped, exact=compensation == "exact")
     dropped = selected.dropped if compensated is None else compensated.dropped
     plan = make_plan(graph, dropped)
-    error = verify(slim, graph, dropped, plan)
+    error = cut(slim, graph, dropped, plan)
     if compensated is not None and compensation == "exact" and not compensated.uncompensated:
         error = max(error, _compensation_error(slim, model, graph, selected.dropped))
     if not error < TOLERANCE:

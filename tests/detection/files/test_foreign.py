@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.nn.modules import C2f, C3k2
 
-from yolo_slim.detection.files.foreign import ForeignLayer, Layers, make_stock, stock_description
+from yolo_slim.detection.files.foreign import ForeignLayer, ForeignLayers, make_stock, stock_description
 
 EPS = 1e-3
 #: How tools say the widths of the two parts: in two convolutions, in a list, or in two numbers.
@@ -33,7 +33,7 @@ class Block:
     """
 
     def __init__(self, parts, inner, way="C2fPruned", add=False, c3k=False, fused=False, half=False) -> None:
-        self.layers: Layers = {}
+        self.layers: ForeignLayers = {}
         self.parts, self.inner, self.add, self.c3k = parts, inner, add, c3k
         self.fused, self.dtype = fused, torch.float16 if half else torch.float64
         self.generator = torch.Generator().manual_seed(0)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.coupling import connected, fixed_by_equal_counts
-from yolo_slim.pruning.graph.graph import Attribute, ChannelGraph, Fixed
+from yolo_slim.pruning.graph.graph import Attribute, ChannelGraph, Fixed, Pass
 from yolo_slim.pruning.graph.ledger import Fix, Ledger, Place
-from yolo_slim.pruning.graph.passes import Pass
 from yolo_slim.pruning.graph.tagged_int import AttributeSource
 from yolo_slim.pruning.modules.layers import is_depthwise, output_channels, side, sides_of, tensors_of
 from yolo_slim.pruning.modules.torch_private import BatchNorm

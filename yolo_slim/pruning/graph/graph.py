@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.coupling import fixed_by_equal_counts
-from yolo_slim.pruning.graph.passes import Pass
 from yolo_slim.pruning.modules.layers import tensors_of
 from yolo_slim.wording import brief
+
+#: Runs a model once, so that a tracer can watch it.
+Pass = Callable[[nn.Module], Any]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.axes import leaves
 from yolo_slim.pruning.graph.build import build_graph
-from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.graph.graph import ChannelGraph, Pass
 from yolo_slim.pruning.graph.ledger import Ledger, Place
-from yolo_slim.pruning.graph.passes import Pass, default_passes
 from yolo_slim.pruning.graph.tagged_int import AttributeSource, TaggedInt
 from yolo_slim.pruning.graph.tracer import HiddenOperations, Tracer
 from yolo_slim.pruning.modules.restored import Snapshot, usual_algorithms
+from yolo_slim.pruning.modules.torch_private import BatchNorm
 
 
 def trace(model: nn.Module, example_inputs: object = None, *, passes: Sequence[Pass] | None = None) -> ChannelGraph:
@@ -89,3 +89,27 @@ def _tagged_attributes(names: Mapping[nn.Module, str], ledger: Ledger) -> list[t
                 tags = (TaggedInt(v, (AttributeSource(name, key, i),), ledger.use) for i, v in enumerate(value))
                 replaced.append((vars(module), key, type(value)(tags)))
     return replaced
+
+
+def train_but_statistics(model: nn.Module) -> nn.Module:
+    """Puts a model into train mode and its BatchNorm layers into eval mode, and returns it."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.eval()
+    return model
+
+
+def default_passes(example_inputs: object) -> list[Pass]:
+    """A forward in eval mode, and one in train mode with the BatchNorm layers in eval mode."""
+    if example_inputs is None:
+        raise ValueError("trace needs example_inputs (a tensor or a tuple of arguments) or passes; got neither")
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+
+    def evaluate(model: nn.Module) -> Any:
+        return model.eval()(*inputs)
+
+    def train(model: nn.Module) -> Any:
+        return train_but_statistics(model)(*inputs)
+
+    return [evaluate, train]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.graph.passes import default_passes
+from yolo_slim.pruning.graph.tracing import default_passes
 from yolo_slim.pruning.modules.torch_private import TransposedConvolution
 from yolo_slim.pruning.repair.dead_inputs import DeadInputs, find_dead_inputs, leave_constants
 from yolo_slim.pruning.surgery.plan import make_plan

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.axes import leaves
-from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.graph.passes import Pass
+from yolo_slim.pruning.graph.graph import ChannelGraph, Pass
 from yolo_slim.pruning.modules.layers import is_depthwise, tensors_of
 from yolo_slim.pruning.modules.torch_private import BatchNorm, DispatchMode, tree_map_only
 from yolo_slim.pruning.surgery.silence import silence

@@ -24,10 +24,10 @@ _TOLERANCE_DOUBLE = 1e-7
 
 
 def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: PruningPlan) -> float:
-    """Removes channels from a model in place, and compares it with a copy in which they are zero.
+    """Compares copies of a model in the graph's first pass: dropped channels are zero in one, and gone in the other.
 
     Args:
-        model: The model that the graph was traced on, or a copy of it; gets smaller.
+        model: The model that the graph was traced on.
         graph: Its channel graph, whose first pass is run.
         dropped: Bool (num_groups,), the groups that the plan drops.
         plan: What stays.
@@ -43,6 +43,11 @@ def verify(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: Pruning
         >>> verify(net, graph, dropped, make_plan(graph, dropped)) < 1e-5
         True
     """
+    return cut(copy.deepcopy(model), graph, dropped, plan)
+
+
+def cut(model: nn.Module, graph: ChannelGraph, dropped: Tensor, plan: PruningPlan) -> float:
+    """Removes channels in place, and gives the difference from a copy in which they are zero; see :func:`verify`."""
     dense = copy.deepcopy(model)
     silence(dense, graph, dropped)
     apply_plan(model, plan)
