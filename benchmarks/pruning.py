@@ -22,12 +22,21 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection import TRACE_SIZE, head_of, raw_outputs, trace_network
-from yolo_slim.pruning import ChannelGraph, Selection, apply_plan, gamma_importance, make_plan, select, trace, verify
+from yolo_slim.pruning import (
+    BatchNorm,
+    ChannelGraph,
+    Selection,
+    apply_plan,
+    gamma_importance,
+    make_plan,
+    select,
+    trace,
+    verify,
+)
 
 try:
     import torch_pruning
@@ -95,7 +104,7 @@ def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = DetectionModel(f"{name}.yaml", verbose=False) if name in YOLO else getattr(torchvision.models, name)()
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
     return model
 

@@ -14,7 +14,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from benchmarks.checks import leaves
 from benchmarks.zoo import Model
-from yolo_slim.pruning import Pass, default_passes
+from yolo_slim.pruning import BatchNorm, Pass, default_passes
 
 BARE: dict[str, Any] = {"weights": None, "weights_backbone": None}
 
@@ -26,7 +26,7 @@ def evaluate(forward: Callable[[nn.Module], Any]) -> Pass:
 
 def train(forward: Callable[[nn.Module], Any]) -> Pass:
     """A pass in train mode, with the layers that draw or remember in eval mode."""
-    drawing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, ops.StochasticDepth)
+    drawing = (BatchNorm, nn.modules.dropout._DropoutNd, ops.StochasticDepth)
 
     def run(model: nn.Module) -> Any:
         model.train()

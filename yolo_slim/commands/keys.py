@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from yolo_slim.detection import YOLODataModule
 from yolo_slim.pruning import Importance, Selection
@@ -40,7 +40,7 @@ def add_prune_arguments(keys: ArgumentParser, group: str | None = None) -> None:
     keys.add_class_arguments(PruneSettings, group, skip={"selection", "importance"}, instantiate=False)
 
 
-def prune_arguments(keys: Any) -> dict[str, Any]:
-    """The arguments of :class:`PruneSettings` among instantiated keys."""
+def prune_arguments(values: Namespace) -> dict[str, Any]:
+    """The arguments of :class:`PruneSettings` among instantiated values."""
     names = ("selection", "importance", "compensation", "recalibrate", "batches")
-    return {name: keys[name] for name in names}
+    return {name: values[name] for name in names}

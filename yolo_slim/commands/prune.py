@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     """Runs ``train.py prune``; ``arguments`` begin with the verb."""
     keys = parser()
     values = keys.parse_args(list(arguments[1:]))
-    settings = PruneSettings(**prune_arguments(keys.instantiate_classes(values)))
+    settings = PruneSettings(**prune_arguments(keys.instantiate(values)))
     weights, data = values.model.weights, None
     expect_given(project=values.project, **{"model.weights": weights, "data.data": values.data.data})
     imgsz = choose_imgsz(values.imgsz, weights)

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     expect_given(project=values.project, **paths)
     start = values.model.model if values.model.model.endswith(".pt") else None
     values.data.imgsz = choose_imgsz(values.data.imgsz, values.model.weights or start)
-    settings = _settings(keys.instantiate_classes(values))
+    settings = _settings(keys.instantiate(values))
     written = yaml.safe_load(keys.dump(values))
     written.pop("config", None)
     with recipe_folder(values.project, values.name, written) as folder:

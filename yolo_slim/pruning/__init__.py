@@ -6,7 +6,7 @@ from yolo_slim.pruning.measure.latency import latencies_ms, latency_ms, onnx_lat
 from yolo_slim.pruning.measure.profile import profile
 from yolo_slim.pruning.modules.layers import counts_of_weight
 from yolo_slim.pruning.modules.restored import restored
-from yolo_slim.pruning.modules.torch_private import unscale_before_step
+from yolo_slim.pruning.modules.torch_private import BatchNorm, unscale_before_step
 from yolo_slim.pruning.pipeline import Compensation, PruningReport, check_prune, prune, resolve_compensation
 from yolo_slim.pruning.repair.compensate import compensate
 from yolo_slim.pruning.repair.recalibrate import recalibrate
@@ -34,6 +34,7 @@ from yolo_slim.pruning.surgery.structure import Structure, apply_structure, stru
 from yolo_slim.pruning.surgery.verify import verify
 
 __all__ = [
+    "BatchNorm",
     "ChannelGraph",
     "Compensation",
     "CostModel",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from yolo_slim.pruning import BatchNorm
 
 
 class BatchNormMomentum:
@@ -22,7 +23,7 @@ class BatchNormMomentum:
     HIGHEST = 0.5
 
     def __init__(self, model: nn.Module) -> None:
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
         self._own = [(norm, norm.momentum) for norm in norms if norm.momentum is not None]
         self._gammas = [norm.weight for norm, _ in self._own if norm.weight is not None]
         self._before = [gamma.detach().clone() for gamma in self._gammas]
