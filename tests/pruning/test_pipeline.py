@@ -12,8 +12,9 @@ from tests.helpers.toy_nets import randomised
 from tests.helpers.toys import TOYS
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
-from yolo_slim.pruning.pipeline import TOLERANCE, check_prune, resolve_compensation, verify
+from yolo_slim.pruning.pipeline import check_prune, resolve_compensation
 from yolo_slim.pruning.surgery.silence import silence
+from yolo_slim.pruning.surgery.verify import TOLERANCE, verify
 
 SELECTIONS = [Selection(0.5), Selection(0.9), Selection(0.99, min_channels=1), Selection(0.4, shortcuts="spare")]
 

@@ -85,7 +85,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, auditor: Auditor) -
 
 def test_the_auditor_sees_what_is_started(auditor):
     subprocess.run([sys.executable, "-c", ""], check=True)
-    assert [event for event, _ in auditor.started] == ["subprocess.Popen"]
+    assert "subprocess.Popen" in [event for event, _ in auditor.started]
     auditor.started.clear()
 
 
