@@ -27,13 +27,13 @@ from yolo_slim.pruning import (
 TOLERANCE = 1e-10  # relative, float64
 
 
-def leaves(values: Any) -> Iterator[Any]:
+def values_in(values: Any) -> Iterator[Any]:
     """Every value in a nest of tuples, lists and dictionaries."""
     if isinstance(values, dict):
         values = list(values.values())
     if isinstance(values, (tuple, list)):
         for value in values:
-            yield from leaves(value)
+            yield from values_in(value)
     else:
         yield values
 
@@ -107,7 +107,7 @@ def pruned(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> nn.Module:
 @torch.no_grad()
 def outputs(run: Pass, model: nn.Module) -> list[Tensor]:
     """The tensors a pass returns."""
-    return [tensor.clone() for tensor in leaves(run(model)) if isinstance(tensor, Tensor)]
+    return [tensor.clone() for tensor in values_in(run(model)) if isinstance(tensor, Tensor)]
 
 
 def differences(found: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:

@@ -12,7 +12,7 @@ from torchvision import models, ops
 from torchvision.models import detection, segmentation
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from benchmarks.checks import leaves
+from benchmarks.checks import values_in
 from benchmarks.zoo import Model
 from yolo_slim.pruning import BatchNorm, Pass, default_passes
 
@@ -75,7 +75,7 @@ def two_stage(model: nn.Module, images: Tensor) -> Any:
 
 def size_of_outputs(model: nn.Module, size: int) -> Tensor:
     """A stand-in for a loss that reaches every output."""
-    found = leaves(model.train()(torch.rand(4, 3, size, size)))
+    found = values_in(model.train()(torch.rand(4, 3, size, size)))
     return torch.stack([tensor.square().mean() for tensor in found]).sum()
 
 

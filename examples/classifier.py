@@ -63,11 +63,11 @@ class Classifier(L.LightningModule):
 
 def main() -> None:
     """Dense, sparse, slim, finetuned."""
-    given = arguments(__doc__, epochs=(10, 20, 5), size=48, batch=32)
+    options = arguments(__doc__, epochs=(10, 20, 5), size=48, batch=32)
     L.seed_everything(0, workers=True)
-    data, folder = loaders(Crops, given), new_folder("classifier")
-    classifier = Classifier(len(data[0].dataset.names), given.size, given.weights)
-    four_phases(classifier, given, data, folder, Table((data[1].dataset[0][0][None],), score="val/accuracy"))
+    data, folder = loaders(Crops, options), new_folder("classifier")
+    classifier = Classifier(len(data[0].dataset.names), options.size, options.weights)
+    four_phases(classifier, options, data, folder, Table((data[1].dataset[0][0][None],), score="val/accuracy"))
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ def arguments(description: str, epochs: tuple[int, int, int], size: int, batch: 
     add("--ratio", type=float, default=0.5, help="share of the prunable channels to remove")
     add("--weights", help="DEFAULT downloads torchvision's trained backbone; without, weights are random")
     add("--workers", type=int, default=0, help="processes that read images")
-    given = parser.parse_args()
-    if given.data is None:
+    options = parser.parse_args()
+    if options.data is None:
         from yolo_slim.detection import generate_shapes  # OpenCV and NumPy, no Ultralytics
 
-        given.data = generate_shapes("datasets/shapes")
-    return given
+        options.data = generate_shapes("datasets/shapes")
+    return options
 
 
 def new_folder(name: str) -> Path:
@@ -48,12 +48,12 @@ def new_folder(name: str) -> Path:
 
 
 def loaders(
-    make: Callable[..., Any], given: argparse.Namespace, collate: Callable[..., Any] | None = None
+    make: Callable[..., Any], options: argparse.Namespace, collate: Callable[..., Any] | None = None
 ) -> tuple[DataLoader, DataLoader]:
     """Loaders of both splits, with training images flipped and in random order."""
-    common: dict[str, Any] = {"batch_size": given.batch, "num_workers": given.workers, "collate_fn": collate}
-    train = DataLoader(make(given.data, "train", given.size, flip=True), shuffle=True, drop_last=True, **common)
-    return train, DataLoader(make(given.data, "val", given.size), **common)
+    common: dict[str, Any] = {"batch_size": options.batch, "num_workers": options.workers, "collate_fn": collate}
+    train = DataLoader(make(options.data, "train", options.size, flip=True), shuffle=True, drop_last=True, **common)
+    return train, DataLoader(make(options.data, "val", options.size), **common)
 
 
 def trainer(folder: Path, epochs: int = 1, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:

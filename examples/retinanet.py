@@ -62,12 +62,12 @@ class Retina(Detector):
 
 def main() -> None:
     """Dense, sparse, slim, finetuned."""
-    given = arguments(__doc__, epochs=(60, 60, 30), size=256)
+    options = arguments(__doc__, epochs=(60, 60, 30), size=256)
     L.seed_everything(0, workers=True)
-    data, folder = loaders(Boxes, given, collate), new_folder("retinanet")
+    data, folder = loaders(Boxes, options, collate), new_folder("retinanet")
     image, _ = data[1].dataset[0]
-    detector = Retina(len(data[0].dataset.names), given.size, given.weights)
-    four_phases(detector, given, data, folder, Table(([image],), score="val/mAP50-95"))
+    detector = Retina(len(data[0].dataset.names), options.size, options.weights)
+    four_phases(detector, options, data, folder, Table(([image],), score="val/mAP50-95"))
 
 
 if __name__ == "__main__":

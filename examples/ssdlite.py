@@ -40,12 +40,12 @@ class SSDLite(Detector):
 
 def main() -> None:
     """Dense, sparse, slim, finetuned."""
-    given = arguments(__doc__, epochs=(60, 60, 30), size=320)
+    options = arguments(__doc__, epochs=(60, 60, 30), size=320)
     L.seed_everything(0, workers=True)
-    data, folder = loaders(Boxes, given, collate), new_folder("ssdlite")
+    data, folder = loaders(Boxes, options, collate), new_folder("ssdlite")
     image, _ = data[1].dataset[0]
-    detector = SSDLite(len(data[0].dataset.names), given.size, given.weights)
-    four_phases(detector, given, data, folder, Table(([image],), score="val/mAP50-95"))
+    detector = SSDLite(len(data[0].dataset.names), options.size, options.weights)
+    four_phases(detector, options, data, folder, Table(([image],), score="val/mAP50-95"))
 
 
 if __name__ == "__main__":

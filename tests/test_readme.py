@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from tests.helpers.hostile.pickles import write_small
 from tests.helpers.places import ROOT
 from tests.helpers.toy_module import ToyClassifier, toy_loader
 from yolo_slim.commands.entry import main
+from yolo_slim.detection import YOLODetector
 from yolo_slim.detection.data import datamodule as data
 from yolo_slim.detection.data import shapes
+from yolo_slim.detection.files.checkpoints import save_weights
 from yolo_slim.pruning import PruningPlan, apply_plan
 
 README = (ROOT / "README.md").read_text()
@@ -81,7 +84,7 @@ def test_make_targets_exist():
 
 def test_python_block_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, block = blocks("python")
+    _, block, _ = blocks("python")
     quick = re.sub(r"max_epochs=\d+", "max_epochs=2, accelerator='cpu', logger=False", block)
     quick = quick.replace("ratio=0.5", "ratio=0.5, min_channels=2")
     names = {"MyDetector": ToyClassifier, "my_data": toy_loader}
@@ -92,7 +95,7 @@ def test_python_block_runs(tmp_path, monkeypatch):
 
 def test_the_engine_block_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    block, _ = blocks("python")
+    block, _, _ = blocks("python")
     small = block.replace("resnet50", "resnet18").replace('weights="DEFAULT"', "").replace("224, 224", "64, 64")
     names: dict = {}
     exec(small.replace("max_flops=4e9", "max_flops=1.5e8"), names)
@@ -100,6 +103,20 @@ def test_the_engine_block_runs(tmp_path, monkeypatch):
     other = names["resnet18"]()
     apply_plan(other, PruningPlan.load("plan.yaml"))
     assert [p.shape for p in other.parameters()] == [p.shape for p in names["model"].parameters()]
+
+
+def test_the_block_of_the_verbs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, _, block = blocks("python")
+    save_weights(YOLODetector(imgsz=64).net, "best.ckpt", imgsz=64)
+    quick = block.replace("runs/fit/best.ckpt", "best.ckpt").replace("max_flops=4e9", "max_flops=6e7")
+    names: dict = {}
+    exec(quick.replace("onnx", "ultralytics"), names)
+    assert 0.9 * 6e7 < names["report"].flops_after <= 6e7
+    assert [(row.format, row.model) for row in names["rows"]] == [
+        (kind, model) for kind in ("PyTorch", "ultralytics") for model in ("before", "after")
+    ]
+    assert sorted(file.name for file in Path("exported").iterdir()) == ["results.md", "slim.pt"]
 
 
 def test_every_path_in_the_map_exists():

@@ -93,4 +93,13 @@ def test_a_selection_beside_what_it_replaces_is_refused(callback, argument):
     assert callback().selection == Selection()
 
 
+@pytest.mark.parametrize("callback", [GammaSparsity, ChannelPruning])
+def test_the_configuration_of_an_earlier_fit_starts_again(callback):
+    """Version 0.1.0 wrote its defaults beside a selection."""
+    defaults = {"ratio": 0.5, "min_channels": 8, "shortcuts": "couple", "ignore": []}
+    assert callback(selection=Selection(0.7), **defaults).selection == Selection(0.7)
+    with pytest.raises(MisconfigurationException, match="beside selection"):
+        callback(selection=Selection(0.7), **{**defaults, "ratio": 0.4})
+
+
 NOTHING = {"ratio": None, "min_channels": None, "shortcuts": None, "ignore": None}

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from yolo_slim.detection import private
@@ -55,3 +55,10 @@ def test_ddp_says_whether_its_graph_is_static(static, tmp_path):
     trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, default_root_dir=tmp_path)
     assert private.has_static_graph(trainer) is static
     assert not private.has_static_graph(Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path))
+
+
+def test_a_module_knows_whether_it_has_a_trainer(tmp_path):
+    module, trainer = LightningModule(), Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    assert private.trainer_of(module) is None
+    module.trainer = trainer
+    assert private.trainer_of(module) is trainer

@@ -9,11 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from yolo_slim.reporting.tables import (
-    LAYERS_HEADER,
     STATES_HEADER,
     StateRow,
     layers_cells,
-    layers_markdown,
     layers_table,
     states_cells,
     states_markdown,
@@ -79,12 +77,6 @@ def test_layers_end_with_all_of_them() -> None:
         ["all layers", "64", "48", "75.0%"],
     ]
     assert layers_cells([]) == []
-
-
-def test_markdown_of_layers_escapes_bars() -> None:
-    lines = layers_markdown(LAYERS).splitlines()
-    assert r"model.[1]\|cv1" in lines[3]
-    assert {line.replace(r"\|", "").count("|") for line in lines} == {len(LAYERS_HEADER) + 1}
 
 
 @pytest.mark.parametrize("width", [80, 120])

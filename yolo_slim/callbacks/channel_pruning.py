@@ -165,6 +165,7 @@ class ChannelPruning(Callback):
                 self._target = Target(pl_module, self.target)
             target = self._target
             if trainer.is_global_zero:
+                folder.mkdir(parents=True, exist_ok=True)
                 save_whole(module_checkpoint(pl_module), folder / _UNPRUNED)
             try:
                 return prune_alike(

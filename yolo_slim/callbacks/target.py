@@ -130,6 +130,10 @@ def _raw(run: Pass) -> Pass:
     return run_raw
 
 
+#: Configurations that version 0.1.0 has written have these beside a selection, where they say nothing.
+_WRITTEN_BY_0_1_0 = {"ratio": 0.5, "min_channels": 8, "shortcuts": "couple", "ignore": []}
+
+
 def make_selection(
     selection: Selection | None,
     ratio: float | None,
@@ -145,7 +149,7 @@ def make_selection(
     alone = {"ratio": ratio, "min_channels": min_channels, "shortcuts": shortcuts, "ignore": ignore}
     beside = {name: value for name, value in alone.items() if value is not None}
     if selection is not None:
-        if beside:
+        if beside and beside != _WRITTEN_BY_0_1_0:
             raise MisconfigurationException(
                 f"{', '.join(f'{name}={value!r}' for name, value in beside.items())} beside selection={selection!r}: "
                 "give one of them; a selection says all of it"

@@ -12,6 +12,7 @@ from importlib import import_module
 
 from yolo_slim.commands.complaints import say_unforeseen, shorten
 from yolo_slim.commands.config_files import check_config_files, files_first
+from yolo_slim.commands.next_step import called
 from yolo_slim.commands.quiet import quieten
 from yolo_slim.version import __version__
 from yolo_slim.wording import printable
@@ -21,14 +22,15 @@ from yolo_slim.workflow import heeded
 _LONGEST = 1200
 
 USAGE = """\
-usage: train.py VERB [-c CONFIG.yaml ...] [--key value ...]
+usage: {program} VERB [-c CONFIG.yaml ...] [--key value ...]
 
 Make a YOLO detector smaller and faster: train, sparse-train, prune, finetune.
 
 verbs:
 {verbs}
 
-train.py VERB --help lists the keys of a verb; configs/ holds commented files to start from.
+{program} VERB --help lists the keys of a verb. Commented files to start from are in configs/, and -c finds them by name
+from anywhere: -c slim.yaml
 With --trust, .pt files are opened that contain more than a detector; such a file can run code.
 """
 
@@ -74,13 +76,14 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
-        print(USAGE.format(verbs="\n".join(f"  {name:10}{verb.summary}" for name, verb in VERBS.items())), end="")
+        verbs = "\n".join(f"  {name:10}{verb.summary}" for name, verb in VERBS.items())
+        print(USAGE.format(program=called(), verbs=verbs), end="")
         return
     if verb == "--version":
         print(__version__)
         return
     if verb not in VERBS:
-        _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)} (see train.py --help)", status=2)
+        _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)} (see {called()} --help)", status=2)
     # Not a key of a verb: a configuration file from elsewhere must not be able to say it.
     trust = "--trust" in arguments
     arguments = [argument for argument in arguments if argument != "--trust"]
@@ -99,7 +102,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if os.environ.get("YOLO_SLIM_DEBUG") or isinstance(error, SystemExit):
             raise
         if isinstance(error, jsonargparse.ArgumentError):
-            _fail(f"{shorten(str(error))} (see train.py {verb} --help)", status=2)
+            _fail(f"{shorten(str(error))} (see {called()} {verb} --help)", status=2)
         if isinstance(error, KeyboardInterrupt):
             _fail(str(error) or "interrupted", status=128 + getattr(error, "number", signal.SIGINT))
         message = shorten(str(error)) if isinstance(error, _user_errors()) else say_unforeseen(error)

@@ -1,4 +1,4 @@
-"""train.py export: a checkpoint in, files for other programs out, with their sizes, latencies and mAP."""
+"""The verb export: a checkpoint in, files for other programs out, with their sizes, latencies and mAP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from yolo_slim.detection import (
     YOLODataModule,
     check_formats,
     expect_given,
-    read_weights,
     split_formats,
 )
 from yolo_slim.reporting import exports_table
@@ -24,7 +23,7 @@ from yolo_slim.workflow import discard_untrained, export, new_run_folder
 
 
 def parser() -> ArgumentParser:
-    """The keys of ``train.py export``."""
+    """The keys of the verb ``export``."""
     keys = verb_parser("export", "Write a detector as ONNX, TorchScript, OpenVINO, ... and measure what became of it.")
     keys.add_argument("--model.weights", type=str, required=True, help="Checkpoint or Ultralytics .pt file to export.")
     keys.add_argument(
@@ -50,22 +49,21 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs ``train.py export``; ``arguments`` begin with the verb."""
-    keys = parser().parse_args(list(arguments[1:]))
-    options = ExportOptions(**{field.name: keys[field.name] for field in fields(ExportOptions)})
-    formats, weights, data = split_formats(keys.format), keys.model.weights, None
-    check_formats(formats, options, keys.data.data is not None)
-    paths = {"model.weights": weights, "before": keys.before, "data.data": keys.data.data}
-    expect_given(project=keys.project, **paths)
-    for path in filter(None, (keys.before, weights)):
-        read_weights(path)  # refused before there is a folder
-    if keys.data.data is not None:
-        data = YOLODataModule(**vars(keys.data))
-    folder = new_run_folder(keys.project, keys.name)
+    """Runs the verb ``export``; ``arguments`` begin with the verb."""
+    values = parser().parse_args(list(arguments[1:]))
+    options = ExportOptions(**{field.name: values[field.name] for field in fields(ExportOptions)})
+    formats, weights, data = split_formats(values.format), values.model.weights, None
+    check_formats(formats, options, values.data.data is not None)
+    paths = {"model.weights": weights, "before": values.before, "data.data": values.data.data}
+    expect_given(project=values.project, **paths)
+    if values.data.data is not None:
+        data = YOLODataModule(**vars(values.data))
+    folder = new_run_folder(values.project, values.name)
     try:
-        result = export(weights, formats, options, folder, data, keys.before)
+        result = export(weights, formats, options, folder, data, values.before)
     except BaseException:
-        discard_untrained(folder)
+        if not any(folder.iterdir()):
+            discard_untrained(folder)
         raise
     Console().print(exports_table(result.rows))
     say(result.note)

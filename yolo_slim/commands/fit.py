@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yolo_slim.callbacks import WeightEMA
+from yolo_slim.commands.keys import PARSER
 from yolo_slim.commands.lightning_private import DeferredCLI
 from yolo_slim.detection import (
     DivergedError,
@@ -66,7 +67,6 @@ class SlimCLI(DeferredCLI):
     run_folder: Path | None = None
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        strict = {"allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             YOLODetector,
             YOLODataModule,
@@ -74,7 +74,7 @@ class SlimCLI(DeferredCLI):
             args=None if list(arguments) == sys.argv[1:] else list(arguments),
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs=strict | dict.fromkeys(self.subcommands(), strict),
+            parser_kwargs={**PARSER, **{verb: dict(PARSER) for verb in self.subcommands()}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
+from yolo_slim.commands.next_step import called
 from yolo_slim.detection import YOLODataModule
 from yolo_slim.pruning import Importance, Selection
 from yolo_slim.workflow import PruneSettings
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Help texts come from docstrings, whose markup is not for a terminal."""
+
+    def format_help(self) -> str:
+        """The help with words marked as in Markdown."""
+        return super().format_help().replace("``", "`")
+
+
+#: Of the parsers of all verbs: keys are spelled out, and an error is for the entry to say.
+PARSER: dict[str, Any] = {"allow_abbrev": False, "exit_on_error": False, "formatter_class": HelpFormatter}
 
 
 def verb_parser(verb: str, description: str, name_help: str = "Name of the run folder.") -> ArgumentParser:
@@ -19,7 +32,7 @@ def verb_parser(verb: str, description: str, name_help: str = "Name of the run f
         description: What its help begins with.
         name_help: Help of the key ``name``.
     """
-    keys = ArgumentParser(prog=f"train.py {verb}", description=description, allow_abbrev=False, exit_on_error=False)
+    keys = ArgumentParser(prog=f"{called()} {verb}", description=description, **PARSER)
     keys.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these keys.")
     keys.add_argument("--name", type=str, default=verb, help=name_help)
     keys.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
@@ -37,7 +50,7 @@ def add_prune_arguments(keys: ArgumentParser, group: str | None = None) -> None:
     prefix = f"{group}." if group else ""
     keys.add_class_arguments(Selection, f"{prefix}selection")
     keys.add_class_arguments(Importance, f"{prefix}importance")
-    keys.add_class_arguments(PruneSettings, group, skip={"selection", "importance"}, instantiate=False)
+    keys.add_class_arguments(PruneSettings, group, skip={"selection", "importance"}, instantiate=False, as_group=False)
 
 
 def prune_arguments(values: Namespace) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 from yolo_slim.commands.config_files import shipped_config
@@ -11,6 +12,14 @@ from yolo_slim.documents import read_yaml
 _PROJECT = Path(__file__).parents[2]
 #: In a run folder, or in the one of a recipe above it: what the run was started with.
 _SETTINGS = ("config.yaml", "../recipe.yaml")
+
+
+def called() -> str:
+    """How the command line is called in this process: ``train.py``, ``yolo-slim`` or ``python -m yolo_slim``."""
+    name = Path(sys.argv[0]).name
+    return (
+        "python -m yolo_slim" if name == "__main__.py" else "yolo-slim" if name.startswith("yolo-slim") else "train.py"
+    )
 
 
 def finetune(slim: Path, pruned: str | Path, data: str | None) -> str:

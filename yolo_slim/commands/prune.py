@@ -1,4 +1,4 @@
-"""train.py prune: a checkpoint in, a slim checkpoint out."""
+"""The verb prune: a checkpoint in, a slim checkpoint out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yolo_slim.workflow import PruneSettings, discard_untrained, new_run_folder,
 
 
 def parser() -> ArgumentParser:
-    """The keys of ``train.py prune``."""
+    """The keys of the verb ``prune``."""
     keys = verb_parser("prune", "Remove the channels that matter least and save the slim model.")
     keys.add_argument("--model.weights", type=str, required=True, help="Checkpoint or Ultralytics .pt file to prune.")
     keys.add_argument(
@@ -33,7 +33,7 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs ``train.py prune``; ``arguments`` begin with the verb."""
+    """Runs the verb ``prune``; ``arguments`` begin with the verb."""
     keys = parser()
     values = keys.parse_args(list(arguments[1:]))
     settings = PruneSettings(**prune_arguments(keys.instantiate(values)))

@@ -1,4 +1,4 @@
-"""train.py slim: the keys of the recipe."""
+"""The verb slim: the keys of the recipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from yolo_slim.workflow import (
 
 
 def parser() -> ArgumentParser:
-    """The keys of ``train.py slim``."""
+    """The keys of the verb ``slim``."""
     keys = verb_parser(
         "slim",
         "Train, sparse-train, prune and finetune. Started again after an interruption, it goes on with the first phase "
@@ -45,7 +45,7 @@ def parser() -> ArgumentParser:
         ("finetune", "Train the slim model."),
     ):
         keys.add_argument(f"--{phase}.enabled", type=bool, default=True, help=what)
-        keys.add_class_arguments(FitPhase, phase, skip={"enabled", "hyp"}, instantiate=False)
+        keys.add_class_arguments(FitPhase, phase, skip={"enabled", "hyp"}, instantiate=False, as_group=False)
         keys.add_class_arguments(Hyperparameters, f"{phase}.hyp")
     # The prune removes what the sparse phase prepared: one selection serves both.
     shared = {"ratio", "min_channels", "shortcuts", "ignore"}
@@ -57,7 +57,7 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs ``train.py slim``; ``arguments`` begin with the verb."""
+    """Runs the verb ``slim``; ``arguments`` begin with the verb."""
     keys = parser()
     values = keys.parse_args(list(arguments[1:]))
     paths = {"model.weights": values.model.weights, "model.model": values.model.model, "data.data": values.data.data}

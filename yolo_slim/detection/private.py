@@ -10,7 +10,7 @@ import pickle
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -21,6 +21,7 @@ __all__ = [
     "foreach_mul_",
     "has_static_graph",
     "overload_packet",
+    "trainer_of",
 ]
 
 #: The unpickler written in Python: the one in C allocates as much memory as a memo index asks for.
@@ -33,6 +34,11 @@ foreach_mul_ = torch._foreach_mul_
 def overload_packet(function: Any) -> Any:
     """The operation of ``torch.ops`` that one of its overloads belongs to, as the keys of ``flop_registry`` are."""
     return function._overloadpacket
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """The Trainer that a module is attached to; its property ``trainer`` raises where there is none."""
+    return module._trainer
 
 
 def has_static_graph(trainer: Trainer) -> bool:

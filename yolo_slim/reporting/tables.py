@@ -145,11 +145,6 @@ def layers_table(layers: Sequence[LayerRow]) -> Table:
     return _rich(LAYERS_HEADER, layers_cells(layers))
 
 
-def layers_markdown(layers: Sequence[LayerRow]) -> str:
-    """The channels of each layer before and after the prune, as a GitHub table that ends with a newline."""
-    return _markdown(LAYERS_HEADER, layers_cells(layers))
-
-
 def exports_cells(rows: Sequence[ExportRow]) -> list[list[str]]:
     """Formats the rows as text, with changes against the same format of ``before``, or else against the first row.
 

@@ -49,7 +49,7 @@ def export(
         weights: Checkpoint or ``.pt`` file.
         formats: Names of formats, see :func:`yolo_slim.detection.split_formats`.
         options: What the files shall be like.
-        folder: Where they go, with the table in ``results.md``; it exists.
+        folder: Where they go, with the table in ``results.md``; an empty one, or none yet.
         data: Training images for 8 bits, and validation images to measure mAP on.
         before: Another file, such as the baseline: it is exported too, measured and not kept.
 
@@ -58,10 +58,14 @@ def export(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no detector, or a format does not take the options, lacks a package or hardware, or fails.
+        ValueError: If it is no detector, or a format does not take the options, lacks a package or hardware, or fails;
+            or if there is something in the folder.
     """
     check_formats(formats, options, data is not None)
     folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give an empty folder, so that no file takes the place of another")
     paths = {"before": before, "after": weights} if before else {Path(weights).stem: weights}
     nets = {}
     for model, path in paths.items():
@@ -79,11 +83,10 @@ def export(
             files = Path(place) / model
             files.mkdir()
             exported += export_all(net, model, formats, options, files, Path(weights).stem, data)
-        rows = measure_exports(exported, options, data)
+        rows, note = measure_exports(exported, options, data), _how_measured(options, data)
         for entry in exported:
             if entry.file.parent == files and entry.format != REFERENCE:
                 entry.file.rename(folder / entry.file.name)
-    note = _how_measured(options, data)
     write_whole(folder / "results.md", exports_markdown(rows) + "\n" + note + "\n")
     return ExportResult(rows, note)
 

@@ -44,7 +44,7 @@ def prune_file(
         if data is None:
             what = "recalibrate" if settings.recalibrate else "importance.kind=taylor"
             raise ValueError(f"{what} needs training images: give --data.data with a data YAML")
-        batches = training_batches(data, settings.batches)
+        batches = training_batches(data.fresh(imgsz=detector.hparams["imgsz"]), settings.batches)
         if settings.importance.kind == "taylor":
             indices = match_classes(detector.hparams["names"], data.names or {}).indices(str(weights))
             taylor = observe_gradients(detector, target.graph, relabelled(batches, indices))

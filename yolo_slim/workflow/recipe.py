@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from yolo_slim.callbacks import Target, WeightEMA, check_strategy
-from yolo_slim.detection import SCORE_NAMES, DivergedError, YOLODetector, check_resumable, load_network
+from yolo_slim.detection import SCORE_NAMES, DivergedError, YOLODetector, check_resumable, choose_imgsz, load_network
 from yolo_slim.files import write_whole
 from yolo_slim.pruning import check_prune
 from yolo_slim.reporting import StateRow
@@ -61,6 +61,11 @@ def run_recipe(settings: RecipeSettings, folder: str | Path) -> RecipeResult:
 
     Raises:
         ValueError: If something that a later phase would refuse is wrong with the settings, or a file is damaged.
+        MisconfigurationException: If the Trainer does not allow a phase.
+        OSError: If a file cannot be written.
+        TimeoutError: If another rank does not come to an end.
+        KeyboardInterrupt: If a fit is interrupted; the same call goes on. Two calls in one folder at the same time are
+            refused inside of :func:`yolo_slim.workflow.recipe_folder` only.
     """
     return Recipe(settings, Path(folder)).run()
 
@@ -80,7 +85,8 @@ class Recipe:
     def __init__(self, settings: RecipeSettings, folder: Path) -> None:
         self.settings = settings
         self.folder = folder
-        self._imgsz = settings.data.imgsz
+        start = settings.weights or (settings.model if settings.model.endswith(".pt") else None)
+        self._imgsz = settings.data.asked_imgsz or choose_imgsz(None, start)
 
     def run(self) -> RecipeResult:
         """Runs all enabled phases and writes the results."""

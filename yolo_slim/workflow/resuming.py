@@ -49,10 +49,13 @@ def recipe_folder(project: str | Path, name: str, settings: dict[str, Any]) -> I
     with held(folder):
         try:
             _open(folder, settings)
-            yield folder
-        except BaseException as stop:
-            if not isinstance(stop, (ValueError, MisconfigurationException)) and any(folder.rglob("*.ckpt")):
-                stop.go_on = "the same command goes on"  # type: ignore[attr-defined]
+            try:
+                yield folder
+            except BaseException as stop:
+                if not isinstance(stop, (ValueError, MisconfigurationException)) and any(folder.rglob("*.ckpt")):
+                    stop.go_on = "the same command goes on"  # type: ignore[attr-defined]
+                raise
+        except BaseException:
             if new and launch.rank() == 0:  # so that corrected settings may have the name
                 discard_untrained(folder)
             raise

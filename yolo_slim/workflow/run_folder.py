@@ -1,4 +1,4 @@
-"""Runs folders that never overwrite an earlier run."""
+"""Run folders that never overwrite an earlier run."""
 
 from __future__ import annotations
 

@@ -110,6 +110,11 @@ class RecipeSettings:
             raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
         if self.sparse.enabled:
             check_epochs(self.sparse.epochs, self.sparse.sparsity.penalty, "sparse.epochs")
+            if self.prune.enabled and self.sparse.sparsity.selection != self.prune.selection:
+                raise ValueError(
+                    f"the sparse phase works towards {self.sparse.sparsity.selection!r}, and the prune is asked for "
+                    f"{self.prune.selection!r}: give GammaSparsity the selection of the prune"
+                )
         if own := OWN_TRAINER_ARGUMENTS & self.trainer.keys():
             raise ValueError(f"trainer.{min(own)}: the recipe sets it itself; leave it out")
 

@@ -72,5 +72,5 @@ def test_suppression_in_the_file_is_scored_too(detector, shapes_dir, tmp_path):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"best\.onnx does not exist; write one with 'train\.py export'"):
+    with pytest.raises(FileNotFoundError, match=r"best\.onnx does not exist; write one with the verb 'export'"):
         ExportedDetector(tmp_path / "best.onnx")

@@ -89,6 +89,11 @@ class YOLODataModule(LightningDataModule):
         return YOLODataModule(**arguments | changes)
 
     @property
+    def asked_imgsz(self) -> int | None:
+        """Side of the images that it was made with, in pixels; None for that of the weights."""
+        return self._imgsz
+
+    @property
     def imgsz(self) -> int:
         """Side of the images in pixels."""
         module = getattr(self.trainer, "lightning_module", None)

@@ -12,8 +12,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection.data import checks as data_checks
 from yolo_slim.detection.data.datamodule import SHAPES_ROOT, YOLODataModule
-from yolo_slim.detection.export.formats import OWN_FORMATS as OWN_FORMATS
-from yolo_slim.detection.export.formats import ExportOptions, check_formats, needs_data
+from yolo_slim.detection.export.formats import OWN_FORMATS, ExportOptions, check_formats, needs_data
 from yolo_slim.detection.export.onnx_int8 import calibration_images, quantize_onnx
 from yolo_slim.detection.export.undisturbed import undisturbed
 from yolo_slim.detection.files import checkpoints
@@ -32,7 +31,7 @@ def export_network(
 
     Args:
         net: The network; stays as it is.
-        name: The format, one of :data:`yolo_slim.detection.export.formats.OWN_FORMATS` or of Ultralytics' exporter.
+        name: The format, one of :data:`yolo_slim.detection.OWN_FORMATS` or of Ultralytics' exporter.
         options: What the file shall be like; ``imgsz`` is needed.
         folder: Where it goes.
         stem: What it is called, without the ending of the format.

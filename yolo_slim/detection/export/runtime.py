@@ -34,7 +34,7 @@ class ExportedDetector(nn.Module):
         super().__init__()
         self.path = Path(path)
         if not self.path.exists():
-            raise FileNotFoundError(f"exported model {path} does not exist; write one with 'train.py export'")
+            raise FileNotFoundError(f"exported model {path} does not exist; write one with the verb 'export'")
         self.device = torch.device(device)
         self.model: Any
         if self.path.suffix in (".ckpt", ".pt"):

@@ -36,7 +36,7 @@ def open_checkpoint(path: Path) -> Any:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, or asks for anything else.
     """
-    expect_archive(path, "train one with 'train.py fit' or give an Ultralytics .pt file")
+    expect_archive(path, "train one, or give an Ultralytics .pt file")
     try:
         for name in sorted(_scanned(path) - TENSORS):
             raise UnknownName(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
@@ -61,12 +61,13 @@ class NetworkRecord:
                 f"{what} is not a Lightning checkpoint with state_dict and hyper_parameters; expected one that "
                 "yolo_slim wrote, or an Ultralytics .pt file"
             )
-        if unknown := set(hparams) - {"model", "names", "imgsz", "structure", "variants"}:
+        own = [entry.name for entry in fields(cls)]
+        if unknown := set(hparams) - set(own):
             raise ValueError(
                 f"{what} is a checkpoint of another project, whose hyper_parameters have {min(map(brief, unknown))}; "
                 "expected one that yolo_slim wrote, or an Ultralytics .pt file"
             )
-        parts = {name: hparams.get(name) or {} for name in ("model", "names", "structure", "variants")}
+        parts = {name: hparams.get(name) or {} for name in own if name != "imgsz"}
         if not (parts["model"] and parts["names"] and all(isinstance(part, Mapping) for part in parts.values())):
             raise ValueError(
                 f"{what} is a Lightning checkpoint of another project, it describes no detection model; expected one "

@@ -23,7 +23,7 @@ def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int, half: bo
     """Writes a network as an Ultralytics ``.pt`` file of stock classes, whatever its structure.
 
     ``yolo val|predict|track|export model=...`` and ``YOLO(path)`` open it. Stock ``yolo train`` would rebuild the full
-    model from its YAML; :class:`yolo_slim.detection.training.stock_trainer.SlimTrainer` keeps the structure.
+    model from its YAML; :class:`yolo_slim.detection.SlimTrainer` keeps the structure.
 
     Args:
         net: The network; stays as it is.

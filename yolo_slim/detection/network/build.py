@@ -1,4 +1,4 @@
-"""The Ultralytics network behind a detector: built, read from files, fitted to classes, traced."""
+"""Detection networks: built, and fitted to classes."""
 
 from __future__ import annotations
 

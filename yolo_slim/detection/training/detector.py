@@ -22,6 +22,7 @@ from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
 from yolo_slim.detection.network.tracing import trace_network
+from yolo_slim.detection.private import trainer_of
 from yolo_slim.detection.training.divergence import expect_finite
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
 from yolo_slim.detection.training.metrics import DetectionScores
@@ -138,12 +139,13 @@ class YOLODetector(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuilds the network that the checkpoint holds, so that its weights fit."""
         record = read_record(checkpoint, "the file")
-        doing = None if self._trainer is None else self._trainer.state.fn
+        trainer = trainer_of(self)
+        doing = None if trainer is None else trainer.state.fn
         if self._names_given and doing != "predict":
             record = adapt_classes(checkpoint, self.hparams["names"], fitting=doing == "fit")
         self._match = None
         if doing == "fit":
-            check_training_state(checkpoint, self._trainer)
+            check_training_state(checkpoint, trainer)
             self._resumed = checkpoint["optimizer_states"][0]
         described = record.to_hparams()
         del described["imgsz"]  # that of this fit

@@ -25,7 +25,7 @@ class Steps:
     """
 
     def __init__(self, trainer: Trainer, warmup: WarmUp) -> None:
-        self._given = trainer.accumulate_grad_batches
+        self._asked = trainer.accumulate_grad_batches
         self.warmup = warmup
         trainer.accumulate_grad_batches = warmup.accumulate
         self._pending = False  # a group of batches has begun
@@ -81,4 +81,4 @@ class Steps:
 
     def give_back(self, trainer: Trainer) -> None:
         """Gives the Trainer its accumulation back."""
-        trainer.accumulate_grad_batches = self._given
+        trainer.accumulate_grad_batches = self._asked

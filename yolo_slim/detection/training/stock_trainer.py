@@ -23,7 +23,7 @@ class SlimTrainer(DetectionTrainer):
         YOLO("slim.pt").train(trainer=SlimTrainer, data="data.yaml", epochs=50)
 
     A network that its YAML does describe is trained exactly as by the stock trainer. What it saves is read by stock
-    Ultralytics and by :func:`yolo_slim.detection.files.weights.load_network`.
+    Ultralytics and by :func:`yolo_slim.detection.load_network`.
     """
 
     def get_model(

@@ -87,12 +87,11 @@ def weights_checkpoint(
 
 
 def save_whole(content: object, path: str | Path) -> None:
-    """Does what ``torch.save`` does, with a file that appears whole or not at all; makes its folder.
+    """Does what ``torch.save`` does, with a file that appears whole or not at all.
 
     Raises:
         OSError: If it cannot be written; what was there before is unchanged.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()  # torch itself does not survive a full disk
     torch.save(content, buffer)
     write_whole(path, buffer.getvalue())
