@@ -35,7 +35,8 @@ def test_the_two_ways_to_start_it_are_the_same(tmp_path):
         subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for start in (["train.py"], ["-m", "yolo_slim"])
     ]
-    assert said[0].startswith("usage: train.py VERB") and said[1].startswith("usage: python -m yolo_slim VERB")
+    assert said[0].startswith("usage: train.py VERB")
+    assert said[1].startswith("usage: python -m yolo_slim VERB")
     assert said[0] == said[1].replace("python -m yolo_slim", "train.py")
     assert settings()["options.entry_points"]["console_scripts"].strip() == "yolo-slim = yolo_slim.commands:main"
 
