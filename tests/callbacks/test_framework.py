@@ -112,7 +112,16 @@ def test_the_name_of_the_argument_that_takes_all_hyper_parameters():
             self.save_hyperparameters()
 
     assert framework.hparams_name(ByName({"width": 1})) == "settings"
-    assert framework.hparams_name(OneByOne()) in (None, "kwargs")
+    assert framework.hparams_name(OneByOne()) == "kwargs"
+
+
+def test_a_module_that_leaves_checkpoints_alone_is_told_from_one_that_does_not():
+    class Loads(LightningModule):
+        def on_load_checkpoint(self, checkpoint):
+            pass
+
+    assert framework.loads_as_it_is(LightningModule())
+    assert not framework.loads_as_it_is(Loads())
 
 
 def test_averages_of_lightnings_own_callback_are_found(tmp_path):

@@ -35,7 +35,9 @@ def test_a_converted_network_is_pruned_exactly_and_recalibrated():
     images = torch.rand(4, 3, 8, 8)
     report = prune(model, trace(model, images), Selection(0.5, min_channels=2), example_inputs=images)
     assert report.error < 1e-5
-    assert all(m.num_features == len(m.weight) for m in model.modules() if isinstance(m, nn.SyncBatchNorm))
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert len(norms) == 3
+    assert all(m.num_features == len(m.weight) for m in norms)
     assert recalibrate(model, [images]) == 1
 
 

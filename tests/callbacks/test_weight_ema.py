@@ -193,7 +193,7 @@ def test_a_trainer_that_fits_on_counts_on(tmp_path):
 
     class Count(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            updates.append(int(ema._average.n_averaged))
+            updates.append(int(ema._average_model.n_averaged))
 
     module, ema, updates = ToyClassifier(), WeightEMA(0.9, 5.0), []
     trainer = toy_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2, callbacks=[ema, Count()])

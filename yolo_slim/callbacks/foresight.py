@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from yolo_slim.callbacks.framework import loads_as_it_is
 from yolo_slim.callbacks.target import Target
 
 _NOT_REACHED = "is not reached by any pass"
@@ -36,7 +37,7 @@ def foreseen_troubles(target: Target) -> list[str]:
     if lost:
         more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         sentences.append(f"no pass reaches {', '.join(lost[:3])}{more}, so that they stay as they are")
-    if type(pl_module).on_load_checkpoint.__qualname__ == "CheckpointHooks.on_load_checkpoint":
+    if loads_as_it_is(pl_module):
         name = type(pl_module).__name__
         sentences.append(
             f"slim.ckpt will not load into a {name} of the full size: give {name} a method on_load_checkpoint(self, "

@@ -137,6 +137,11 @@ def hparams_name(pl_module: LightningModule) -> str | None:
     return getattr(pl_module, "_hparams_name", None)
 
 
+def loads_as_it_is(pl_module: LightningModule) -> bool:
+    """Whether a module leaves checkpoints alone: ``on_load_checkpoint`` is Lightning's own, which does nothing."""
+    return type(pl_module).on_load_checkpoint.__qualname__ == "CheckpointHooks.on_load_checkpoint"
+
+
 def unclipped_precision() -> Precision:
     """Full precision that also makes clipping in a module's own ``configure_gradient_clipping`` a no-op."""
     return _Unclipped()

@@ -48,18 +48,20 @@ class WeightEMA(Callback):
             raise MisconfigurationException(f"tau={tau} is out of range; expected a number of steps above 0")
         self.decay = decay
         self.tau = tau
-        self._average: AveragedModel | None = None
+        # Called as in Lightning's callback, so that others find the average where they look for that one's.
+        self._average_model: AveragedModel | None = None
         self._swapped = False
+        self._latest_update_step = 0
         self._steps: TakenSteps | None = None
 
     @property
     def average_model(self) -> torch.nn.Module | None:
         """The averaged copy of the LightningModule; None outside a fit and while the module holds it."""
-        return None if self._average is None or self._swapped else self._average.module
+        return None if self._average_model is None or self._swapped else self._average_model.module
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets the average of an earlier fit."""
-        self._average = None
+        self._average_model = None
         self._swapped = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -67,7 +69,7 @@ class WeightEMA(Callback):
         if trainer.state.fn != "fit":
             return
         average = self._start(pl_module)
-        if "current_model_state" in checkpoint:
+        if {"current_model_state", "averaging_state"} <= checkpoint.keys():
             averaged = {f"module.{name}": value for name, value in checkpoint["state_dict"].items()}
             average.load_state_dict(averaged | checkpoint["averaging_state"])
             pl_module.load_state_dict(checkpoint["current_model_state"])
@@ -77,53 +79,58 @@ class WeightEMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the average from the weights as they are now, equal on all ranks."""
-        if self._average is None:
+        if self._average_model is None:
             self._start(pl_module)
         else:
-            self._average.to(pl_module.device)
+            self._average_model.to(pl_module.device)
         self._steps = TakenSteps(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts from the steps that a Trainer has taken in earlier fits."""
+        self._latest_update_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Averages after an optimizer step, but not after one that a gradient scaler has skipped."""
-        if self._average is not None and self._steps is not None and self._steps.passed():
-            self._average.update_parameters(pl_module)
+        if self._average_model is not None and self._steps is not None and self._steps.passed():
+            self._average_model.update_parameters(pl_module)
+            self._latest_update_step = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the average in."""
-        if self._average is not None:
-            self._share_buffers(self._average)
-            self._swap(self._average, pl_module)
+        if self._average_model is not None:
+            self._share_buffers(self._average_model)
+            self._swap(self._average_model, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swaps the weights in training back in."""
-        if self._average is not None:
-            self._swap(self._average, pl_module)
+        if self._average_model is not None:
+            self._swap(self._average_model, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gives the module the average; the weights in training are kept for checkpoints that are still to come."""
-        if self._average is not None:
-            self._share_buffers(self._average)
-            self._swap(self._average, pl_module)
+        if self._average_model is not None:
+            self._share_buffers(self._average_model)
+            self._swap(self._average_model, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Puts the average into ``state_dict`` and the weights in training beside it."""
-        if self._average is None:
+        if self._average_model is None:
             return
-        kept = self._average.state_dict()
+        kept = self._average_model.state_dict()
         other = {name.removeprefix("module."): v for name, v in kept.items() if name.startswith("module.")}
         average, trained = (checkpoint["state_dict"], other) if self._swapped else (other, checkpoint["state_dict"])
         checkpoint["state_dict"], checkpoint["current_model_state"] = average, trained
         checkpoint["averaging_state"] = {name: v for name, v in kept.items() if not name.startswith("module.")}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the average is made with. Having a state, the callback is one that a fit has once."""
-        return {"decay": self.decay, "tau": self.tau}
+        """The last step that was averaged, as Lightning's callback wants it; this one reads the Trainer's count."""
+        return {"latest_update_step": self._latest_update_step}
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Drops the average."""
-        self._average = None
+        self._average_model = None
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -146,7 +153,7 @@ class WeightEMA(Callback):
         average.n_averaged.fill_(1)
         if half:
             average.module.float()
-        self._average = average
+        self._average_model = average
         return average
 
     def _swap(self, average: AveragedModel, pl_module: LightningModule) -> None:

@@ -51,7 +51,8 @@ class PruningReport:
         held: Layer -> channels that score below the threshold and are kept by ``min_channels`` alone.
         bound: Layer -> channels that are kept because parts must stay equal, or by ``round_to``.
         kept_below: Number of channels that score below the threshold and are kept: what these rules cost.
-        error: Largest difference to the dense model without the dropped channels, relative to its largest output.
+        error: Largest difference of an output to the dense model in which the dropped channels are zero, after the
+            compensation, and for ``exact`` also to the one in which they are their constants; relative to its largest.
         compensation: What was done with the constants of the dropped channels; None where nothing was.
         parameters_before: Elements of all parameters of the dense model.
         parameters_after: Elements of all parameters of the smaller model.

@@ -75,6 +75,7 @@ class SparseFit:
 
     Attributes:
         target: What is made sparse.
+        preview: What the prune will be asked for, and what it would leave now.
         rests: Names of the layers that the fit does not train, and that are left alone.
         says: What the penalty acts on, and how.
 
@@ -92,11 +93,7 @@ class SparseFit:
         try:
             self.preview = Preview(target, left)
             self.preview.select()
-            self._phase: Phase = (
-                GrowingPhase(target, selection, self.preview.cost)
-                if penalty.kind == "growing"
-                else L1Phase(target, penalty, self.preview)
-            )
+            self._phase = self._make_phase(penalty)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
         rest = f" ({len(self.rests)} more are frozen or in eval mode and left alone)" if self.rests else ""
@@ -105,6 +102,12 @@ class SparseFit:
         self._momentum: BatchNormMomentum | None = None
         self._steps: TakenSteps | None = None
         self._epoch_steps = 0
+
+    def _make_phase(self, penalty: Penalty) -> Phase:
+        if penalty.kind == "growing":
+            return GrowingPhase(self.target, self._asked, self.preview.cost)
+        assert penalty.kind in L1Phase.GAMMAS, f"no phase for {penalty.kind}"
+        return L1Phase(self.target, penalty, self.preview)
 
     def attach(self, trainer: Trainer, resumed: dict[str, Any]) -> None:
         """Watches the optimizers of a Trainer, as in ``on_fit_start``, and goes on from a state where there is one.

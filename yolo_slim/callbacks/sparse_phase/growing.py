@@ -16,7 +16,7 @@ class GrowingPhase:
     """Reads the importance before each step, and shrinks the chosen channels after it.
 
     Args:
-        target: The model.
+        target: What is made sparse.
         selection: What the prune will be asked for.
         cost: Counts parameters and operations, where the selection needs it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 
@@ -11,24 +11,25 @@ from yolo_slim.callbacks.sparse_phase.checks import Penalty, check_owners
 from yolo_slim.callbacks.sparse_phase.preview import Preview
 from yolo_slim.callbacks.sparse_phase.strength import Strength
 from yolo_slim.callbacks.target import Target
-from yolo_slim.pruning import Proximal, Selection, Subgradient
+from yolo_slim.pruning import PenalisedGammas, Proximal, Selection, Subgradient
 
 
 class L1Phase:
     """Adds the term to the gradients before each step, or shrinks the gammas after it.
 
     Args:
-        target: The model.
+        target: What is made sparse.
         penalty: Of the kind ``subgradient`` or ``proximal``.
         preview: What the prune will be asked for, and the share of the gammas that it would take.
     """
 
     #: Key of its state.
     name = "strength"
+    #: What it does to the gammas, by the kind of the penalty.
+    GAMMAS: ClassVar[dict[str, type[PenalisedGammas]]] = {"subgradient": Subgradient, "proximal": Proximal}
 
     def __init__(self, target: Target, penalty: Penalty, preview: Preview) -> None:
-        gammas = Proximal if penalty.kind == "proximal" else Subgradient
-        self._gammas = gammas(target.model, target.graph, preview.selection)
+        self._gammas = self.GAMMAS[penalty.kind](target.model, target.graph, preview.selection)
         self._strength = Strength(penalty.strength, penalty.final_fraction, self._gammas, preview.share)
         self._beta_strength = penalty.beta_strength
         self.says = f"{penalty.kind} L1 of strength {penalty.strength}, falling to {penalty.final_fraction:.0%} of it"

@@ -13,7 +13,7 @@ class Preview:
     """Selects by |gamma| as a prune would, without pruning.
 
     Args:
-        target: The model; where its module names an example input, its operations are counted too.
+        target: What is made sparse; where its module names an example input, its operations are counted too.
         selection: What the prune will be asked for.
 
     Attributes:

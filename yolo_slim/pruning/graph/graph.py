@@ -115,7 +115,7 @@ class ChannelGraph:
 
     @cached_property
     def arrays(self) -> GroupArrays:
-        """The same groups as numpy arrays, which share the memory of the tensors."""
+        """The same groups as numpy arrays, which share the tensors' memory; made once: a graph is not changed."""
         return GroupArrays(
             axes={
                 tensor: {axis: groups.numpy() for axis, groups in axes.items()} for tensor, axes in self.axes.items()

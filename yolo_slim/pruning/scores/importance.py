@@ -65,7 +65,7 @@ def importance_scores(
         ValueError: If the kind is "taylor" and ``taylor`` is missing or has observed nothing.
 
     Example:
-        With the network of :func:`yolo_slim.pruning.trace`, whose gammas are 0.5, 0, 2 and 0.1:
+        With the network that :func:`yolo_slim.pruning.trace` shows, and gammas of 0.5, 0, 2 and 0.1:
 
         >>> graph = trace(net, torch.rand(1, 3, 9, 9))
         >>> [round(score, 3) for score in importance_scores(net, graph, Importance("gamma")).tolist()]

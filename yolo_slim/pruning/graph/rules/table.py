@@ -1,4 +1,4 @@
-"""The table of operations the ledger can follow; an operation that is missing here fixes what it touches."""
+"""The table of operations the tracer can follow; an operation that is missing here fixes what it touches."""
 
 from __future__ import annotations
 
