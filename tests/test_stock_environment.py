@@ -58,7 +58,7 @@ class World:
 
     def _write_files(self) -> None:
         detector = new_detector(dict(enumerate(CLASSES)))
-        learn(detector, self.batch, steps=120)
+        learn(detector, self.batch, steps=240)
         self.dense_channels = channels(detector.net)
         self._save(detector, "dense")
         halve(detector)

@@ -127,7 +127,7 @@ def class_names(names: Any) -> dict[int, str]:
         ValueError: If they are not numbered from 0 without gaps.
     """
     pairs = dict(names) if isinstance(names, dict) else dict(enumerate(names))
-    if not pairs or sorted(pairs) != list(range(len(pairs))):
+    if not pairs or pairs.keys() != set(range(len(pairs))):
         raise ValueError("class names are not numbered from 0")
     return {index: str(pairs[index]) for index in range(len(pairs))}
 
