@@ -12,7 +12,7 @@ demo: $(VENV)/.ready  ## sets up, then the whole flow on built-in images: minute
 test: $(VENV)/.ready  ## sets up, then the tests: about 10 minutes on 2 cores
 	$(VENV)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-slow: $(VENV)/.ready  ## the tests that are marked slow: about an hour on 2 cores
+slow: $(VENV)/.ready  ## the tests that are marked slow: about half an hour on 2 cores
 	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(VENV)/.ready  ## ruff and mypy, without changing anything
