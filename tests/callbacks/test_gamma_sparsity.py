@@ -149,9 +149,10 @@ def test_growing_towards_a_budget_ends_where_the_prune_costs_nothing(tmp_path, a
         assert report.reached == pytest.approx(0.5, abs=0.06)
 
 
-def test_growing_cannot_work_towards_a_latency():
-    with pytest.raises(MisconfigurationException, match="growing cannot work towards max_latency_ms=5"):
-        GammaSparsity(penalty="growing", selection=Selection(max_latency_ms=5))
+@pytest.mark.parametrize("penalty", [{"penalty": "growing"}, {"penalty": "proximal", "choose": "taylor"}])
+def test_no_channels_can_be_chosen_for_a_latency(penalty):
+    with pytest.raises(MisconfigurationException, match="no channels can be chosen for max_latency_ms=5"):
+        GammaSparsity(**penalty, selection=Selection(max_latency_ms=5))
 
 
 def test_growing_resumed_equals_a_straight_run(tmp_path):

@@ -153,19 +153,17 @@ class Outputs(Callback):
         pl_module.train()
 
 
-@pytest.mark.parametrize("stop", [(0, 4), (2, 4), (3, 4), (3, 1), (8, 1)])
+@pytest.mark.parametrize("stop", [(0, 4), (2, 4), (3, 4), (3, 1)])
 def test_growing_that_ends_early_prunes_what_has_faded_and_says_so(tmp_path, stop):
     torch.manual_seed(0)
     module, seen = Deep(), Outputs()
     sparsity, pruning = GammaSparsity("growing", ratio=0.6, min_channels=2), ChannelPruning(0.6, min_channels=2)
-    trainer = toy_trainer(tmp_path, max_epochs=12, min_epochs=0, callbacks=[sparsity, pruning, seen, StopAfter(*stop)])
-    with pytest.warns(UserWarning, match=f"the fit has ended in epoch {stop[0] + 1} of 12, at .* way to 60.0%"):
+    trainer = toy_trainer(tmp_path, max_epochs=20, min_epochs=0, callbacks=[sparsity, pruning, seen, StopAfter(*stop)])
+    with pytest.warns(UserWarning, match=f"the fit has ended in epoch {stop[0] + 1} of 20, at .* way to 60.0%"):
         trainer.fit(module, toy_loader())
     assert torch.allclose(outputs(module), seen.before, atol=1e-5)
     if stop[0] == 0:
         assert pruning.report.reached == 0
-    elif stop[0] >= 8:
-        assert pruning.report.reached == pytest.approx(0.6, abs=0.02)
     else:
         assert 0 < pruning.report.reached < 0.6
 

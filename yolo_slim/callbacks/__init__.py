@@ -2,6 +2,7 @@
 
 from yolo_slim.callbacks.channel_pruning import ChannelPruning
 from yolo_slim.callbacks.framework import check_strategy
+from yolo_slim.callbacks.fresh_statistics import FreshStatistics
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
 from yolo_slim.callbacks.gamma_sparsity import GammaSparsity
 from yolo_slim.callbacks.slim_checkpoint import prune_module, save_slim
@@ -11,6 +12,7 @@ from yolo_slim.callbacks.weight_ema import WeightEMA
 
 __all__ = [
     "ChannelPruning",
+    "FreshStatistics",
     "GammaMonitor",
     "GammaSparsity",
     "Target",

@@ -17,12 +17,12 @@ from yolo_slim.callbacks.framework import (
     rank_zero_info,
 )
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
-from yolo_slim.callbacks.sparse_phase.checks import Penalty, PenaltyKind, check_trainer, refuse_line_search
+from yolo_slim.callbacks.sparse_phase.checks import Choosing, Penalty, PenaltyKind, check_trainer, refuse_line_search
 from yolo_slim.callbacks.sparse_phase.fit import SparseFit
 from yolo_slim.callbacks.sparse_phase.full_precision import FullPrecision
 from yolo_slim.callbacks.sparse_phase.preview import foreseen, logged, tell_what_became
 from yolo_slim.callbacks.target import Target, make_selection
-from yolo_slim.pruning import Growing, Selection, gamma_magnitudes
+from yolo_slim.pruning import Choice, Selection, gamma_magnitudes
 
 
 class GammaSparsity(Callback):
@@ -83,12 +83,13 @@ class GammaSparsity(Callback):
         ignore: Sequence[str] | None = None,
         selection: Selection | None = None,
         target: str | None = None,
+        choose: Choosing = "none",
     ) -> None:
-        self._penalty = Penalty(penalty, strength, beta_strength, final_fraction)
+        self._penalty = Penalty(penalty, strength, beta_strength, final_fraction, choose)
         self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
-        if penalty == "growing":
+        if penalty == "growing" or choose == "taylor":
             try:
-                Growing.check(self.selection)
+                Choice.check(self.selection)
             except ValueError as error:
                 raise MisconfigurationException(str(error)) from error
         self.target = target
@@ -142,6 +143,10 @@ class GammaSparsity(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sets the strength or the chosen channels of the epoch."""
         pl_module.log_dict(self._running.start_epoch(trainer), sync_dist=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Sets the momentum of BatchNorm's statistics."""
+        self._running.begin_batch(trainer, batch_idx)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Adds the L1 term to, or reads the importance from, the complete gradients of the step."""

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from yolo_slim.callbacks import WeightEMA
+from yolo_slim.callbacks import FreshStatistics, WeightEMA
 from yolo_slim.commands.keys import PARSER
 from yolo_slim.commands.lightning_private import DeferredCLI
 from yolo_slim.detection import (
@@ -165,6 +165,7 @@ class SlimCLI(DeferredCLI):
             own["logger"] = loggers(folder) if fitting else False
         extra = watchers(bar is not False and not own_bar, fitting, keys.get("logger") is not False)
         if fitting:
+            extra.append(FreshStatistics())
             extra.append(RunCheckpoint(self.parsed("checkpoint").dirpath or folder, **LAST_CHECKPOINT))
         if self.subcommand == "predict":
             extra.append(PredictionWriter(folder))

@@ -15,6 +15,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 if TYPE_CHECKING:
     from yolo_slim.detection.data.augmentation import Augmentation as Augmentation
     from yolo_slim.detection.data.datamodule import YOLODataModule as YOLODataModule
+    from yolo_slim.detection.data.plain import training_batches as training_batches
     from yolo_slim.detection.data.shapes import generate_shapes as generate_shapes
     from yolo_slim.detection.export.export import export_network as export_network
     from yolo_slim.detection.export.formats import OWN_FORMATS as OWN_FORMATS
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from yolo_slim.detection.network.tracing import trace_network as trace_network
     from yolo_slim.detection.training.calibration import observe_gradients as observe_gradients
     from yolo_slim.detection.training.calibration import relabelled as relabelled
-    from yolo_slim.detection.training.calibration import training_batches as training_batches
     from yolo_slim.detection.training.detector import YOLODetector as YOLODetector
     from yolo_slim.detection.training.divergence import DivergedError as DivergedError
     from yolo_slim.detection.training.hyperparameters import Hyperparameters as Hyperparameters
@@ -50,6 +50,7 @@ __getattr__, __dir__, __all__ = face(
     {
         "data.augmentation": "Augmentation",
         "data.datamodule": "YOLODataModule",
+        "data.plain": "training_batches",
         "data.shapes": "generate_shapes",
         "export.export": "export_network",
         "export.formats": "ExportOptions OWN_FORMATS check_formats split_formats",
@@ -60,7 +61,7 @@ __getattr__, __dir__, __all__ = face(
         "network.build": "head_of",
         "network.classes": "match_classes",
         "network.tracing": "TRACE_SIZE raw_outputs trace_network",
-        "training.calibration": "observe_gradients relabelled training_batches",
+        "training.calibration": "observe_gradients relabelled",
         "training.detector": "YOLODetector",
         "training.divergence": "DivergedError",
         "training.hyperparameters": "Hyperparameters",

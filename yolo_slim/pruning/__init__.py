@@ -15,6 +15,7 @@ from yolo_slim.pruning.scores.taylor import Taylor
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
 from yolo_slim.pruning.selection.selection import Selected, Selection
+from yolo_slim.pruning.sparsity.choice import Choice
 from yolo_slim.pruning.sparsity.growing import Growing
 from yolo_slim.pruning.sparsity.penalty import (
     SMALL_GAMMA,
@@ -36,6 +37,7 @@ from yolo_slim.pruning.surgery.verify import verify
 __all__ = [
     "BatchNorm",
     "ChannelGraph",
+    "Choice",
     "Compensation",
     "CostModel",
     "Growing",

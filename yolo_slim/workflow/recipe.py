@@ -15,7 +15,7 @@ import yaml
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from yolo_slim.callbacks import Target, WeightEMA, check_strategy
+from yolo_slim.callbacks import FreshStatistics, Target, WeightEMA, check_strategy
 from yolo_slim.detection import SCORE_NAMES, DivergedError, YOLODetector, check_resumable, choose_imgsz, load_network
 from yolo_slim.files import write_whole
 from yolo_slim.pruning import check_prune
@@ -152,7 +152,7 @@ class Recipe:
             max_epochs=settings.epochs,
             default_root_dir=str(folder),
             logger=fit_parts.loggers(folder),
-            callbacks=[WeightEMA(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
+            callbacks=[WeightEMA(), FreshStatistics(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
         )
         try:
             trainer.fit(detector, datamodule=data, ckpt_path=resumed)

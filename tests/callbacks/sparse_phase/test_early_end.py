@@ -31,7 +31,7 @@ def test_what_fades_is_zero_in_the_average_and_in_the_weights_in_training(averag
     callbacks = [WeightEMA(tau=5), GammaSparsity("growing", ratio=0.5, min_channels=2)]
     ordered = callbacks if averages_first else callbacks[::-1]
     module, file = ToyClassifier(), tmp_path / "end.ckpt"
-    trainer = toy_trainer(tmp_path, max_epochs=8, callbacks=[*ordered, EndsEarly(file)])
+    trainer = toy_trainer(tmp_path, max_epochs=20, callbacks=[*ordered, EndsEarly(file)])
     trainer.fit(module, toy_loader())
     assert trainer.current_epoch == 4
     checkpoint = torch.load(file, weights_only=True)

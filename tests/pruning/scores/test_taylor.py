@@ -6,8 +6,7 @@ from torch.nn import functional as F
 
 from tests.helpers.pruned import raw_chain, toy
 from tests.helpers.toy_nets import Net, bn, conv, out, randomised
-from yolo_slim.pruning import Importance, Selection, Taylor, importance_scores, trace
-from yolo_slim.pruning.sparsity.growing import Growing
+from yolo_slim.pruning import Importance, Taylor, importance_scores, trace
 
 
 def backward(model, seed):
@@ -124,31 +123,3 @@ def test_it_is_a_kind_of_importance():
     taylor.observe()
     found = importance_scores(model, graph, Importance("taylor", "sum", "mean"), taylor)
     assert torch.equal(found, taylor.scores("sum", "mean"))
-
-
-def test_growing_uses_the_same_term():
-    model, graph = toy("residual")
-    growing, taylor = Growing(model, graph, Selection(0.5, min_channels=1)), Taylor(model, graph)
-    backward(model, 0)
-    growing.observe_gradients()
-    taylor.observe()
-    scores = taylor.scores("sum")
-    growing.start_epoch(1, 2, 1)
-    assert growing.chosen.any()
-    assert scores[growing.chosen].max() < scores[~growing.chosen & scores.isfinite()].max()
-    assert torch.equal(growing.state_dict()["taylor"][1], scores[graph.gammas["b2"]])
-
-
-def test_growing_ramps_the_ratios_of_layers_too():
-    model, graph = toy("plain")
-    backward(model, 0)
-    growing = Growing(model, graph, Selection(0, ratios={"b2": 0.8}, min_channels=1))
-    growing.observe_gradients()
-    chosen = []
-    for epoch in range(7):
-        growing.start_epoch(epoch, 7, 1)
-        chosen.append(int(growing.chosen[graph.gammas["b2"]].sum()))
-    assert not growing.chosen[graph.gammas["b1"]].any()
-    assert chosen == sorted(chosen)
-    assert (chosen[0], chosen[-1]) == (0, 4)
-    assert len(set(chosen)) > 2

@@ -10,7 +10,6 @@ from tests.helpers.pruned import chain, kept, scores_for
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
 from yolo_slim.pruning.selection.budgets import Budgets
-from yolo_slim.pruning.sparsity.growing import Growing
 
 IMAGES = torch.rand(1, 3, 64, 64, dtype=torch.float64)
 
@@ -174,11 +173,6 @@ def test_what_a_budget_needs():
         select(graph, scores, Selection(max_params=100))
     with pytest.raises(ValueError, match="max_latency_ms=5 needs a function that times the pruned model"):
         select(graph, scores, Selection(max_latency_ms=5))
-    for selection in (Selection(max_flops=100), Selection(per="params")):
-        with pytest.raises(ValueError, match=r"growing towards .* needs the cost of the model: pass cost="):
-            Growing(model, graph, selection)
-    with pytest.raises(ValueError, match="growing cannot work towards max_latency_ms=5"):
-        Growing(model, graph, Selection(max_latency_ms=5))
 
 
 def test_a_budget_that_is_met_already_drops_nothing():

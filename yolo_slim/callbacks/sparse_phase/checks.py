@@ -14,6 +14,8 @@ from yolo_slim.pruning import ChannelGraph, Selection
 
 #: What makes channels dispensable; see :class:`yolo_slim.callbacks.GammaSparsity`.
 PenaltyKind = Literal["subgradient", "proximal", "growing"]
+#: Which channels an L1 penalty acts on; see :class:`yolo_slim.callbacks.GammaSparsity`.
+Choosing = Literal["none", "taylor"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,17 @@ class Penalty:
     """The same for the betas, constant over the fit, at least 0; not for ``growing``."""
     final_fraction: float = 0.1
     """Share of the strength that is left at the end of the fit, in [0, 1]; not for ``growing``."""
+    choose: Choosing = "none"
+    """``taylor`` acts on the channels alone that the prune would take by Taylor importance; ``growing`` always does."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
         if self.kind not in get_args(PenaltyKind):
             expected = ", ".join(get_args(PenaltyKind))
             raise MisconfigurationException(f"penalty={self.kind!r} is unknown; expected one of {expected}")
+        if self.choose not in get_args(Choosing):
+            expected = ", ".join(get_args(Choosing))
+            raise MisconfigurationException(f"choose={self.choose!r} is unknown; expected one of {expected}")
         strength = self.strength
         if strength != "auto" and (isinstance(strength, str) or not strength > 0):
             raise MisconfigurationException(f"strength={strength} is out of range; expected a number above 0 or 'auto'")

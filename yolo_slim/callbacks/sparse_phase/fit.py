@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch.optim import Optimizer
 
+from yolo_slim.callbacks.bn_momentum import BatchNormMomentum, batches_until_used
 from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer
-from yolo_slim.callbacks.sparse_phase.bn_momentum import BatchNormMomentum
 from yolo_slim.callbacks.sparse_phase.checks import Penalty, expect_prunable_gammas
 from yolo_slim.callbacks.sparse_phase.growing import GrowingPhase
 from yolo_slim.callbacks.sparse_phase.l1 import L1Phase
@@ -49,7 +49,7 @@ class Phase(Protocol):
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Changes what a step has updated, before averages see it."""
 
-    def batch_end(self, trainer: Trainer, taken: bool) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
         """Changes the model and its averages at the end of a batch, after which a step has been taken or not."""
 
     def end(self, trainer: Trainer) -> None:
@@ -145,6 +145,11 @@ class SparseFit:
         values = {"sparsity/drift": self._momentum.follow(steps, expected)}
         return values | self._phase.start_epoch(trainer, steps, self.rests)
 
+    def begin_batch(self, trainer: Trainer, batch_idx: int) -> None:
+        """Has BatchNorm's statistics fit the weights when these are validated or saved."""
+        assert self._momentum is not None, "attach() comes first"
+        self._momentum.begin_batch(*batches_until_used(trainer, batch_idx))
+
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Looks who rests, once the gradients are there: modes may have changed, layers may turn out to be unused."""
         self._resting.observe()
@@ -159,7 +164,7 @@ class SparseFit:
         """After a batch: counts the steps that were taken."""
         taken = self._steps is not None and self._steps.passed()
         self._epoch_steps += taken
-        self._phase.batch_end(trainer, taken)
+        self._phase.batch_end(trainer, taken, self.rests)
 
     def end(self, trainer: Trainer) -> None:
         """Ends the fit."""

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import LightningModule, Trainer, overflowed, rank_zero_warn
+from yolo_slim.callbacks.framework import LightningModule, Trainer, rank_zero_warn
+from yolo_slim.callbacks.sparse_phase.chooser import Chooser
 from yolo_slim.callbacks.target import Target
 from yolo_slim.pruning import CostModel, Growing, Selection
 
 
 class GrowingPhase:
-    """Reads the importance before each step, and shrinks the chosen channels after it.
+    """Chooses more channels every epoch, and shrinks the chosen ones after each step.
 
     Args:
         target: What is made sparse.
@@ -29,7 +30,9 @@ class GrowingPhase:
 
     def __init__(self, target: Target, selection: Selection, cost: CostModel | None) -> None:
         self._target = target
-        self._growing = Growing(target.model, target.graph, selection, cost)
+        self._chooser = Chooser(target, selection, cost)
+        self._choice = self._chooser.choice
+        self._growing = Growing(target.model, target.graph, self._choice)
         self._complete = False
         self.says = f"a growing set of channels fades to zero, towards {selection}"
 
@@ -48,20 +51,21 @@ class GrowingPhase:
 
     def start_epoch(self, trainer: Trainer, steps: int, rests: tuple[str, ...]) -> dict[str, float]:
         """Chooses the channels of the epoch; returns what is logged."""
+        self._chooser.start(trainer, rests)
         # Nothing shrinks in the first epoch, so there always is an earlier one whose steps are known.
         reached = self._growing.start_epoch(trainer.current_epoch, trainer.max_epochs or 1, steps, rests)
         return {"sparsity/chosen": reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        """Reads the importance from the complete gradients of a step that will be taken."""
-        if not overflowed(trainer, optimizer):
-            self._growing.observe_gradients()
+        """Reads the complete gradients where channels are not ranked yet."""
+        self._chooser.before_step(trainer, optimizer)
 
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Waits for the end of the batch, when averaging callbacks have seen the step."""
 
-    def batch_end(self, trainer: Trainer, taken: bool) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
         """After a step: shrinks the chosen channels, and at the end of the fit makes them zero."""
+        self._chooser.batch_end(trainer, rests)
         if taken:
             self._growing.shrink(*self._target.copies(trainer))
         if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
@@ -73,27 +77,29 @@ class GrowingPhase:
         if self._complete:
             return
         self._growing.stop(*self._target.copies(trainer))
-        selection = self._growing.selection
-        layers = self._growing.graph.prunable_gammas(selection.shortcuts, selection.ignore)
+        if self._choice.share == 1:
+            return
+        selection = self._choice.selection
+        layers = self._target.graph.prunable_gammas(selection.shortcuts, selection.ignore)
         groups = torch.cat([layer.groups[layer.prunable] for layer in layers])
-        faded = self._growing.chosen[groups.cpu()].float().mean().item()
+        faded = self._choice.chosen[groups.cpu()].float().mean().item()
         rank_zero_warn(
             f"GammaSparsity: the fit has ended in epoch {trainer.current_epoch} of "
-            f"{trainer.max_epochs}, at {self._growing.share:.0%} of the way to {selection}: {faded:.1%} of the "
+            f"{trainer.max_epochs}, at {self._choice.share:.0%} of the way to {selection}: {faded:.1%} of the "
             "prunable channels are zero. A prune that takes more costs accuracy."
         )
 
     def prepared(self, selection: Selection) -> Selection:
         """What a prune at the end of the fit can ask for: as much of it as has faded."""
-        growing = self._growing
-        if growing.share == 1 or not selection.budgets.keys() <= growing.dense.keys():
+        choice = self._choice
+        if choice.share == 1 or not selection.budgets.keys() <= choice.dense.keys():
             return selection
-        return selection.scaled(growing.share, growing.dense)
+        return selection.scaled(choice.share, choice.dense)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers from which a resumed fit goes on."""
-        return self._growing.state_dict()
+        return self._chooser.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave."""
-        self._growing.load_state_dict(state)
+        self._chooser.load_state_dict(state)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from yolo_slim.callbacks.framework import LightningModule, Trainer
 from yolo_slim.callbacks.sparse_phase.checks import Penalty, check_owners
+from yolo_slim.callbacks.sparse_phase.chooser import Chooser
 from yolo_slim.callbacks.sparse_phase.preview import Preview
 from yolo_slim.callbacks.sparse_phase.strength import Strength
 from yolo_slim.callbacks.target import Target
@@ -30,9 +32,13 @@ class L1Phase:
 
     def __init__(self, target: Target, penalty: Penalty, preview: Preview) -> None:
         self._gammas = self.GAMMAS[penalty.kind](target.model, target.graph, preview.selection)
-        self._strength = Strength(penalty.strength, penalty.final_fraction, self._gammas, preview.share)
+        self._chooser = Chooser(target, preview.selection, preview.cost) if penalty.choose == "taylor" else None
+        self._preview = preview
+        self._strength = Strength(penalty.strength, penalty.final_fraction, self._gammas, self._share)
         self._beta_strength = penalty.beta_strength
         self.says = f"{penalty.kind} L1 of strength {penalty.strength}, falling to {penalty.final_fraction:.0%} of it"
+        if self._chooser is not None:
+            self.says += f", on the channels that {preview.selection} would take"
 
     def check(self, trainer: Trainer) -> None:
         """Refuses optimizers that would apply the term twice."""
@@ -44,29 +50,43 @@ class L1Phase:
 
     def follow(self, selection: Selection) -> None:
         """Acts on the gammas that this selection ranks from here on."""
-        self._gammas.follow(selection)
+        self._gammas.follow(selection, self._chosen)
 
     def per_step(self, epoch: int) -> float:
         """How far a gamma can move per step of an epoch; 0 where that cannot be foreseen."""
         return self._strength.per_step(epoch)
 
     def start_epoch(self, trainer: Trainer, steps: int, rests: tuple[str, ...]) -> dict[str, float]:
-        """Sets the strength of the epoch; returns what is logged."""
-        return {"sparsity/strength": self._now(trainer)}
+        """Chooses the channels, where that has not been done, and sets the strength; returns what is logged."""
+        if self._chooser is None:
+            return {"sparsity/strength": self._now(trainer)}
+        self._chooser.start(trainer, rests)
+        if not self._chooser.choice.ranked:
+            return {"sparsity/strength": 0.0, "sparsity/chosen": 0.0}
+        reached = self._chooser.choice.advance(1.0, rests)
+        self._gammas.follow(self._preview.selection, self._chosen)
+        return {"sparsity/strength": self._now(trainer), "sparsity/chosen": reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        """Adds the term to the complete gradients of the step."""
+        """Adds the term to the complete gradients of the step, and reads them where channels are not ranked yet."""
+        if self._chooser is not None:
+            self._chooser.before_step(trainer, optimizer)
+            if not self._chooser.choice.ranked:
+                return
         if isinstance(self._gammas, Subgradient):
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self._gammas.add_to_gradients(self._now(trainer), owned, self._beta_strength)
 
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Shrinks what a step has updated."""
-        if isinstance(self._gammas, Proximal):
+        ranked = self._chooser is None or self._chooser.choice.ranked
+        if ranked and isinstance(self._gammas, Proximal):
             self._gammas.shrink(optimizer, self._now(trainer), self._beta_strength)
 
-    def batch_end(self, trainer: Trainer, taken: bool) -> None:
-        """Leaves the weights as they are."""
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
+        """Ranks the channels where that could not be done before."""
+        if self._chooser is not None:
+            self._chooser.batch_end(trainer, rests)
 
     def end(self, trainer: Trainer) -> None:
         """Leaves the weights as they are."""
@@ -76,12 +96,26 @@ class L1Phase:
         return selection
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers from which a resumed fit goes on."""
-        return self._strength.state_dict()
+        """Plain tensors and numbers from which a resumed fit goes on."""
+        chosen = {} if self._chooser is None else {"choice": self._chooser.state_dict()}
+        return self._strength.state_dict() | chosen
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave."""
         self._strength.load_state_dict(state)
+        if self._chooser is not None and "choice" in state:
+            self._chooser.load_state_dict(state["choice"])
+            if self._chooser.choice.ranked:
+                self._gammas.follow(self._preview.selection, self._chosen)
+
+    @property
+    def _chosen(self) -> Tensor | None:
+        """The groups that are penalised; None for all."""
+        return self._chooser.choice.chosen if self._chooser is not None and self._chooser.choice.ranked else None
+
+    def _share(self) -> float:
+        """Share of the penalised gammas that are to go, in [0, 1]."""
+        return self._preview.share() if self._chosen is None else 1.0
 
     def _now(self, trainer: Trainer) -> float:
         return self._strength.at(trainer.current_epoch, trainer.max_epochs or 1)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.training.calibration import training_batches
+from yolo_slim.detection.data.plain import training_batches
 
 
 def calibration_images(data: YOLODataModule, count: int) -> torch.Tensor:

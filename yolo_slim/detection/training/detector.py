@@ -13,6 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection.data.plain import to_device, training_batches
 from yolo_slim.detection.files.checkpoints import adapt_classes, read_record, stamp
 from yolo_slim.detection.files.record import NetworkRecord
 from yolo_slim.detection.files.training_state import check_training_state
@@ -30,6 +32,9 @@ from yolo_slim.detection.training.optimizers import make_optimizer, refuse_stati
 from yolo_slim.detection.training.steps import Steps
 from yolo_slim.detection.training.suppression import beside_labels, suppress
 from yolo_slim.pruning import ChannelGraph
+
+#: Batches of plain images that a fit measures importance on, as a prune does.
+PLAIN_BATCHES = 16
 
 
 class YOLODetector(LightningModule):
@@ -218,6 +223,17 @@ class YOLODetector(LightningModule):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
         return self._loss(self.net(batch["img"]), batch)[0].sum()
+
+    def plain_losses(self) -> Iterator[Tensor] | None:
+        """Losses of some batches of training images without augmentation, for importance that a fit measures.
+
+        Returns:
+            None where the fit's data is not a :class:`YOLODataModule`.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, YOLODataModule):
+            return None
+        return (self.loss(to_device(batch, self.device)) for batch in training_batches(data, PLAIN_BATCHES))
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""

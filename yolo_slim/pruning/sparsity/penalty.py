@@ -67,15 +67,21 @@ class PenalisedGammas:
         self._model, self._graph = model, graph
         self.follow(selection)
 
-    def follow(self, selection: Selection) -> None:
-        """Acts on the gammas that this selection ranks from here on."""
+    def follow(self, selection: Selection, chosen: Tensor | None = None) -> None:
+        """Acts on the gammas that this selection ranks from here on, or on some of them.
+
+        Args:
+            selection: Says which gammas are prunable.
+            chosen: Bool (num_groups,), the groups whose gammas count; by default all.
+        """
         self._gammas: list[tuple[nn.Parameter, Tensor | None]] = []
         self._betas: list[tuple[nn.Parameter, Tensor | None]] = []
         for gamma in self._graph.prunable_gammas(selection.shortcuts, selection.ignore):
             norm = norm_at(self._model, gamma.module)
-            if not bool(gamma.prunable.any()):
+            acted_on = gamma.prunable if chosen is None else gamma.prunable & chosen[gamma.groups]
+            if not bool(acted_on.any()):
                 continue
-            mask = None if bool(gamma.prunable.all()) else gamma.prunable.to(norm.weight.device, norm.weight.dtype)
+            mask = None if bool(acted_on.all()) else acted_on.to(norm.weight.device, norm.weight.dtype)
             self._gammas.append((norm.weight, mask))
             if norm.bias is not None:
                 self._betas.append((norm.bias, mask))

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import GammaSparsity
-from yolo_slim.callbacks.sparse_phase.bn_momentum import BatchNormMomentum
+from yolo_slim.callbacks.bn_momentum import BatchNormMomentum
 
 
 def deep_net(layers=20):
