@@ -11,7 +11,7 @@ from tests.helpers.pruned import difference, random_drop, silenced, with_one_wro
 from tests.helpers.toy_nets import randomised
 from tests.helpers.toys import TOYS
 from tests.helpers.yolo_nets import yolo, yolo_passes
-from yolo_slim.pruning import PruningPlan, Selection, apply_plan, make_plan, prune, trace
+from yolo_slim.pruning import CostModel, PruningPlan, Selection, apply_plan, make_plan, prune, trace
 from yolo_slim.pruning.pipeline import check_prune, resolve_compensation
 from yolo_slim.pruning.surgery.silence import silence
 from yolo_slim.pruning.surgery.verify import TOLERANCE, verify
@@ -150,20 +150,68 @@ def test_exact_compensation_is_proved_on_a_copy_and_reported(monkeypatch):
         prune(model, graph, Selection(0.4), compensation="exact")
 
 
-@pytest.mark.parametrize("other", [{"round_to": 4}, {"max_params": 1e6}])
-def test_exact_compensation_is_refused_where_dead_channels_must_not_stay(other):
+def test_exact_compensation_is_refused_where_what_stays_cannot_be_foreseen():
     model = yolo()
     graph = trace(model, passes=yolo_passes())
-    with pytest.raises(ValueError, match="compensation='exact' keeps some dead channels"):
-        prune(model, graph, Selection(**other), compensation="exact")
+    with pytest.raises(ValueError, match="compensation='exact' keeps some dead channels, which max_latency_ms"):
+        prune(model, graph, Selection(max_latency_ms=1), compensation="exact")
     with pytest.raises(ValueError, match="compensation='fould': expected one of auto, none, fold, exact"):
-        prune(model, graph, Selection(**other), compensation="fould")
+        prune(model, graph, Selection(max_latency_ms=1), compensation="fould")
 
 
-def test_auto_is_exact_where_dead_channels_may_stay():
+def with_dead_channels(share=0.6):
+    """A detector most of whose gammas are next to zero, and whose betas are not."""
+    model = yolo()
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            dead = torch.rand(len(module.weight), generator=generator) < share
+            module.weight.data[dead] = 1e-9
+            module.bias.data.uniform_(-1, 1, generator=generator)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compensation", ["exact", "auto"])
+@pytest.mark.parametrize("asked", [{"max_flops": 0.6}, {"max_params": 0.6}, {"round_to": 4, "ratio": 0.4}])
+def test_dead_channels_that_stay_count_in_the_budget_and_in_the_multiple(asked, compensation):
+    model = with_dead_channels()
+    passes, images = yolo_passes(), torch.rand(1, 3, 64, 64).double()
+    graph = trace(model, passes=passes)
+    cost, nothing = CostModel(model, graph, images), torch.zeros(graph.num_groups, dtype=torch.bool)
+    dense = {"max_flops": cost.flops(nothing), "max_params": cost.params(nothing)}
+    limits = {name: value * dense[name] if name in dense else value for name, value in asked.items()}
+    selection = Selection(**limits, min_channels=4)
+    folded = copy.deepcopy(model)
+    prune(folded, graph, selection, example_inputs=images, compensation="fold")
+    slim = copy.deepcopy(model)
+    report = prune(slim, graph, selection, example_inputs=images, compensation=compensation)
+    assert report.compensation.merged
+    assert report.compensation.kept_dead > 0
+    assert report.error < 1e-10  # the dense model whose dropped channels are constants
+    if "round_to" in asked:
+        changed = [layer.after for layer in report.layers if layer.after < layer.before]
+        assert changed
+        assert all(after % 4 == 0 for after in changed)
+    else:
+        (name,) = limits
+        left = {"max_flops": report.flops_after, "max_params": report.parameters_after}[name]
+        assert 0.98 * limits[name] < left <= limits[name]
+    assert all(difference(run(slim), run(model)) < 0.1 * difference(run(folded), run(model)) for run in passes[:1])
+
+
+def test_auto_leaves_living_channels_to_the_fold():
+    model = yolo()
+    graph = trace(model, passes=yolo_passes())
+    report = prune(model, graph, Selection(0.5, round_to=4), compensation="auto")
+    assert report.compensation.kept_dead == 0
+    assert all(layer.after % 4 == 0 for layer in report.layers if layer.after < layer.before)
+
+
+def test_what_auto_is():
     assert resolve_compensation("auto", Selection(0.5)) == "exact"
-    assert resolve_compensation("auto", Selection(0.5, round_to=8)) == "fold"
-    assert resolve_compensation("auto", Selection(max_flops=1e9)) == "fold"
+    assert resolve_compensation("auto", Selection(0.5, round_to=8)) == "exact"
+    assert resolve_compensation("auto", Selection(max_latency_ms=1)) == "fold"
     assert resolve_compensation("none", Selection(0.5)) == "none"
 
 

@@ -177,11 +177,11 @@ def test_a_run_that_is_going_on_is_not_started_twice(straight, config, monkeypat
         (["--sparse.epochs", "1"], "got sparse.epochs=1; set sparse.epochs to 2 or more"),
         (
             ["--sparse.sparsity.penalty", "growing", "--prune.selection.max_latency_ms", "3"],
-            "cannot work towards max_latency_ms=3",
+            "no channels can be chosen for max_latency_ms=3",
         ),
         (["--prune.selection.ignore", "[model.*]"], "no prunable gamma"),
         (["--prune.selection.max_params", "0.001"], "max_params"),
-        (["--prune.compensation", "exact", "--prune.selection.round_to", "8"], "compensation='exact'"),
+        (["--prune.compensation", "exact", "--prune.selection.max_latency_ms", "8"], "compensation='exact'"),
         (["--finetune.hyp.lr0", "0"], "hyp.lr0=0"),
     ],
 )

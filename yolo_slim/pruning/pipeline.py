@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.graph import ChannelGraph, Fixed, expect_fit
 from yolo_slim.pruning.measure.latency import latency_ms
-from yolo_slim.pruning.repair.compensate import Compensated, compensate
+from yolo_slim.pruning.repair.compensate import Compensated, compensate, stand_ins
 from yolo_slim.pruning.repair.dead_inputs import leave_constants
 from yolo_slim.pruning.scores.importance import gamma_importance
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
-from yolo_slim.pruning.selection.selection import Selection, expect_selection
+from yolo_slim.pruning.selection.selection import Selected, Selection, expect_selection
+from yolo_slim.pruning.sparsity.penalty import small_share
 from yolo_slim.pruning.surgery.apply import apply_plan
 from yolo_slim.pruning.surgery.plan import PruningPlan, make_plan
 from yolo_slim.pruning.surgery.structure import Structure, structure_of
@@ -107,8 +108,9 @@ def prune(
             forwards are timed for; needed by budgets and by ``per``.
         compensation: What becomes of the constants that dropped channels with a gamma near zero pass on: "none"
             forgets them, "fold" gives them to the layers that read them, "exact" does so at zero-padded borders too,
-            where some dead channels stay for it, "auto" is exact, or fold with a budget or ``round_to``; see
-            :func:`compensate`.
+            where some dead channels stay for it, see :func:`compensate`. With a budget or ``round_to`` these count:
+            channels that live go in their place. "auto" is exact, but "fold" where that would be in vain: with a
+            latency, which is measured, and with a budget or ``round_to`` where most of the dropped channels live.
 
     Returns:
         A report of what was done.
@@ -129,21 +131,27 @@ def prune(
     expect_selection(selection)
     expect_fit(model, graph)
     _expect_precision(model)
-    compensation = resolve_compensation(compensation, selection)
+    asked, compensation = compensation, resolve_compensation(compensation, selection)
     if example_inputs is None and selection.needs_example:
         raise ValueError(f"{selection} counts what channels cost: pass example_inputs of the size that will be used")
     cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
     scores = gamma_importance(model, graph) if scores is None else scores
     selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
+    kept = torch.zeros_like(selected.dropped)
+    if compensation == "exact" and (selection.budgets or selection.round_to > 1):
+        if asked == "auto" and not _mostly_small(model, graph, selected.dropped):
+            compensation = "fold"
+        else:
+            selected, kept = _select_beside_stand_ins(model, graph, scores, selection, cost, selected)
     slim = copy.deepcopy(model)
     compensated = None
     if compensation != "none":
-        compensated = compensate(slim, graph, selected.dropped, exact=compensation == "exact")
+        compensated = compensate(slim, graph, selected.dropped, exact=compensation == "exact", kept=kept)
     dropped = selected.dropped if compensated is None else compensated.dropped
     plan = make_plan(graph, dropped)
     error = cut(slim, graph, dropped, plan)
     if compensated is not None and compensation == "exact" and not compensated.uncompensated:
-        error = max(error, _compensation_error(slim, model, graph, selected.dropped))
+        error = max(error, _compensation_error(slim, model, graph, selected.dropped | kept))
     if not error < TOLERANCE:
         raise RuntimeError(
             f"the pruned model differs from the dense one without the dropped channels by {error:.1e} (allowed:"
@@ -238,16 +246,48 @@ def resolve_compensation(compensation: str, selection: Selection) -> str:
     """Refuses an unknown compensation, and one that does not go with the selection; says what "auto" is.
 
     Raises:
-        ValueError: If it is unknown, or "exact" with a budget or ``round_to``.
+        ValueError: If it is unknown, or "exact" with a latency.
     """
     if compensation not in get_args(Compensation):
         raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(get_args(Compensation))}")
-    forbidden = bool(selection.budgets) or selection.round_to > 1
+    forbidden = selection.max_latency_ms is not None
     if compensation == "exact" and forbidden:
         raise ValueError(
-            "compensation='exact' keeps some dead channels, which a budget or round_to forbids; use 'fold'"
+            "compensation='exact' keeps some dead channels, which max_latency_ms does not foresee; use 'fold'"
         )
     return ("fold" if forbidden else "exact") if compensation == "auto" else compensation
+
+
+def _mostly_small(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> bool:
+    """Whether most of the gammas of dropped groups are small, so that their channels really are constants."""
+    gammas = [
+        model.get_submodule(name).weight[dropped[groups]]  # type: ignore[index]
+        for name, groups in graph.gammas.items()
+    ]
+    return small_share(torch.cat([gamma.detach().abs().cpu() for gamma in gammas])) > 0.5 if gammas else False
+
+
+def _select_beside_stand_ins(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Tensor,
+    selection: Selection,
+    cost: CostModel | None,
+    selected: Selected,
+) -> tuple[Selected, Tensor]:
+    """Selects anew until the dead channels that exact compensation keeps are among those that stay.
+
+    Returns:
+        The selection, and bool (num_groups,), these channels.
+
+    Raises:
+        ValueError: If a budget cannot be reached with them.
+    """
+    kept = torch.zeros_like(selected.dropped)
+    while bool(((needed := stand_ins(model, graph, selected.dropped, kept)) & ~kept).any()):
+        kept = needed
+        selected = select(graph, scores.masked_fill(kept.to(scores.device), float("inf")), selection, cost)
+    return selected, kept
 
 
 def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: object) -> Callable[[Tensor], float] | None:

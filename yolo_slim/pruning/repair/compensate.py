@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from math import inf, prod
 from typing import Any
@@ -39,7 +40,12 @@ class Compensated:
 
 @torch.no_grad()
 def compensate(
-    model: nn.Module, graph: ChannelGraph, dropped: Tensor, example_inputs: object = None, exact: bool = False
+    model: nn.Module,
+    graph: ChannelGraph,
+    dropped: Tensor,
+    example_inputs: object = None,
+    exact: bool = False,
+    kept: Tensor | None = None,
 ) -> Compensated:
     """Gives the layers that stay what the dropped channels pass on when their gammas are zero, in place.
 
@@ -61,6 +67,7 @@ def compensate(
             default: the first pass of the graph.
         exact: Also be right at borders and for transposed convolutions: such a layer keeps one dead channel j, and
             W[:, j] += sum_i c_i / c_j W[:, i]. Parts that must keep equal counts each keep as many.
+        kept: Bool (num_groups,), dead channels that stay in any case, see :func:`stand_ins`; none by default.
 
     Returns:
         What was done, and the groups that are left to drop.
@@ -80,10 +87,12 @@ def compensate(
         >>> done.folded, torch.allclose(net(torch.zeros(1, 3, 9, 9)), expected, atol=1e-6)
         (['3'], True)
     """
-    make_plan(graph, dropped)  # refuses groups that do not fit
+    kept = torch.zeros_like(dropped) if kept is None else kept
+    make_plan(graph, dropped & ~kept)  # refuses groups that do not fit
     run = graph.passes[0] if example_inputs is None else example_inputs
     run = run if callable(run) else default_passes(run)[0]
-    entries, why = find_dead_inputs(model, graph, dropped, run)
+    dead = dropped | kept
+    entries, why = find_dead_inputs(model, graph, dead, run)
     folded, merged = [], []
     for entry in entries:
         has_place = entry.layer.bias is not None or bool(entry.norms)
@@ -91,13 +100,13 @@ def compensate(
             folded.append(entry)
         elif not exact:
             why[entry.name].append("has no bias, and its output is not read by one BatchNorm layer alone")
-        elif _stand_in(entry, dropped)[1] == inf:
+        elif _stand_in(entry, dead)[1] == inf:
             why[entry.name].append("has a group without a constant to merge the others into")
         else:
             merged.append(entry)
-    left = _with_stand_ins(graph, dropped, merged)
+    left = _with_stand_ins(graph, dead, kept, merged)
 
-    leave_constants(model, graph, dropped & ~left)
+    leave_constants(model, graph, dead & ~left)
     for entry in folded:
         _fold(entry, left)
     for entry in merged:
@@ -106,9 +115,25 @@ def compensate(
         dropped=left,
         folded=[entry.name for entry in folded],
         merged=[entry.name for entry in merged],
-        kept_dead=int((dropped & ~left).sum()),
+        kept_dead=int((dead & ~left).sum()),
         uncompensated={name: "; ".join(reasons) for name, reasons in why.items()},
     )
+
+
+def stand_ins(model: nn.Module, graph: ChannelGraph, dropped: Tensor, kept: Tensor) -> Tensor:
+    """The dead channels that an exact :func:`compensate` keeps.
+
+    Args:
+        model: The dense model, which is left as it is.
+        graph: Its channel graph.
+        dropped: Bool (num_groups,), the groups to drop.
+        kept: Bool (num_groups,), dead channels that stay in any case.
+
+    Returns:
+        Bool (num_groups,), those of ``kept`` included.
+    """
+    done = compensate(copy.deepcopy(model), graph, dropped, exact=True, kept=kept)
+    return (dropped | kept) & ~done.dropped
 
 
 def _sees_position(layer: Any) -> bool:
@@ -136,12 +161,12 @@ def _stand_in(entry: DeadInputs, allowed: Tensor) -> tuple[int, float]:
     return int(factor.argmin()), float(factor.min())
 
 
-def _with_stand_ins(graph: ChannelGraph, dropped: Tensor, merged: list[DeadInputs]) -> Tensor:
-    """The groups that can be dropped when each of these layers keeps a channel to merge the others into."""
-    left = dropped.clone()
+def _with_stand_ins(graph: ChannelGraph, dead: Tensor, kept: Tensor, merged: list[DeadInputs]) -> Tensor:
+    """The dead groups that can be dropped when each of these layers keeps a channel to merge the others into."""
+    left = dead & ~kept
     for entry in merged:
         if _stand_in(entry, ~left)[1] > LARGEST_FACTOR:
-            left[entry.groups[_stand_in(entry, dropped)[0]]] = False
+            left[entry.groups[_stand_in(entry, dead)[0]]] = False
             while _keep_more(graph, left):
                 pass
     return left
