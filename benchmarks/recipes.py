@@ -69,6 +69,7 @@ class Run:
 
     def __init__(self, case: Case, folder: Path, weights: str) -> None:
         self.case, self.folder, self.weights = case, folder, weights
+        self.baseline = weights
         self.scores: list[float] = []
         self.ema = WeightEMA
         self.stages: dict[str, float] = {}
@@ -189,7 +190,44 @@ def auto_ema():
     return E()
 
 
+def kd(hyp, ema=None, both=False):
+    def arm(run: Run) -> None:
+        from yolo_slim.callbacks import Distillation
+        run.prune()
+        run.fit(run.case.epochs, hyp, Distillation(run.baseline))
+
+    return arm
+
+
+def l1kd(kind, strength, hyp, finetune=ADAMW, beta=0.0):
+    def arm(run: Run) -> None:
+        from yolo_slim.callbacks import Distillation
+        sparsity = GammaSparsity(kind, strength, beta, selection=run.selection(), choose="taylor")
+        first = round(run.case.epochs * PHASE)
+        run.fit(first, hyp, sparsity)
+        run.prune(GAMMA)
+        run.fit(run.case.epochs - first, finetune, Distillation(run.baseline))
+
+    return arm
+
+
+def dense_with(hyp):
+    def arm(run: Run) -> None:
+        run.fit(run.case.epochs, hyp)
+
+    return arm
+
+
+LR2 = replace(ADAMW, lr0=2e-3)
 X = {
+    "dense_lr2": dense_with(LR2),
+    "dense_sgd": dense_with(SGD),
+    "one_sgd": one_with(SGD),
+    "one_kd": kd(ADAMW),
+    "proxauto_kd": l1kd("proximal", "auto", SGD),
+    "proxauto_lr2": l1("proximal", "auto", SGD, LR2),
+    "proxauto_sgd": l1("proximal", "auto", SGD, SGD),
+    "subauto": l1("subgradient", "auto", replace(SGD, lr0=1e-3)),
     "one_lr2": one_with(replace(ADAMW, lr0=2e-3)),
     "one_ema": one_with(ADAMW, auto_ema),
     "one_ema_lr2": one_with(replace(ADAMW, lr0=2e-3), auto_ema),

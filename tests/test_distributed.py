@@ -44,6 +44,24 @@ def test_two_processes_are_bitwise_equal_and_follow_one(tmp_path, shapes_dir):
     assert first["score"] == second["score"]
 
 
+def test_a_teacher_on_two_processes_is_that_of_one(tmp_path, shapes_dir):
+    """One that accumulates two halves of the batch; they are other halves, whose own targets the difference is of."""
+    (halves,) = job(tmp_path / "halves", shapes_dir, 1, teach=True, accumulate=2)
+    first, second = job(tmp_path / "two", shapes_dir, 2, teach=True)
+    (without,) = job(tmp_path / "none", shapes_dir, 1, accumulate=2)
+    assert equal(first["parameters"], second["parameters"])
+    expected = halves["gradients"][0]
+    assert (first["gradients"][0] - expected).norm() < 0.1 * expected.norm()
+    assert (without["gradients"][0] - expected).norm() > 0.2 * expected.norm()
+
+
+def test_chosen_channels_are_the_same_on_two_processes(tmp_path, shapes_dir):
+    first, second = job(tmp_path / "two", shapes_dir, 2, penalty="proximal", choose="taylor")
+    assert equal(first["parameters"], second["parameters"])
+    shrunk = torch.cat([gamma < 1 - 5e-4 for gamma in first["gammas"].values()]).float().mean()  # others learn alone
+    assert 0.3 < shrunk < 0.6
+
+
 def test_scores_are_equal_on_one_and_two_processes(tmp_path, shapes_dir):
     """6 validation images in batches of 12 and 6; the weights agree to rounding, and so does mAP."""
     (single,) = job(tmp_path / "one", shapes_dir, 1, epochs=1)

@@ -1,6 +1,7 @@
 """Lightning callbacks for any detection project; none of them needs Ultralytics."""
 
 from yolo_slim.callbacks.channel_pruning import ChannelPruning
+from yolo_slim.callbacks.distillation import Distillation
 from yolo_slim.callbacks.framework import check_strategy
 from yolo_slim.callbacks.fresh_statistics import FreshStatistics
 from yolo_slim.callbacks.gamma_monitor import GammaMonitor
@@ -12,6 +13,7 @@ from yolo_slim.callbacks.weight_ema import WeightEMA
 
 __all__ = [
     "ChannelPruning",
+    "Distillation",
     "FreshStatistics",
     "GammaMonitor",
     "GammaSparsity",

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
+from yolo_slim.callbacks import ChannelPruning, Distillation, GammaSparsity, WeightEMA
 from yolo_slim.detection.data.augmentation import Augmentation
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.training.detector import YOLODetector
@@ -44,6 +44,8 @@ def main() -> None:
     arguments.add_argument("--devices", type=int, default=1)
     arguments.add_argument("--accumulate", type=int, default=1)
     arguments.add_argument("--penalty", default="none")
+    arguments.add_argument("--choose", default="none")
+    arguments.add_argument("--teach", action="store_true")
     arguments.add_argument("--epochs", type=int, default=2)
     arguments.add_argument("--prune", action="store_true")
     given = arguments.parse_args()
@@ -78,7 +80,14 @@ def main() -> None:
 
     extra: list[Callback] = []
     if given.penalty != "none":
-        extra.append(GammaSparsity(penalty=given.penalty, strength=0.5, ratio=0.5))
+        extra.append(GammaSparsity(penalty=given.penalty, strength=0.5, ratio=0.5, choose=given.choose))
+    if given.teach:
+        torch.manual_seed(1)
+        teacher = YOLODetector(names=data.names, imgsz=64)
+        for branch in teacher.net.model[-1].cv3:  # sure of an object at an anchor in eight
+            nn.init.constant_(branch[-1].bias, -2.0)
+        extra.append(Distillation(teacher, 1.0, 1.0, ["model.9", "model.15"]))
+        torch.manual_seed(0)
     if given.prune:
         extra.append(ChannelPruning(ratio=0.5))
     trainer = fit(*extra, epochs=given.epochs)

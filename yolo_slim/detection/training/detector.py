@@ -21,6 +21,7 @@ from yolo_slim.detection.files.training_state import check_training_state
 from yolo_slim.detection.files.weights import expect_given, load_network, read_weights
 from yolo_slim.detection.network.build import build_network, fit_classes
 from yolo_slim.detection.network.classes import match_classes
+from yolo_slim.detection.network.distilled import distillation_loss
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
 from yolo_slim.detection.network.tracing import trace_network
@@ -216,6 +217,8 @@ class YOLODetector(LightningModule):
         """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
         loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
         images = len(batch["img"])
+        if isinstance(extra := self.auxiliary_loss(), Tensor):
+            loss = torch.cat((loss, (extra * images).reshape(1).to(loss)))
         losses = {f"train/{name}": value for name, value in items.items()}
         self.log_dict(losses, on_epoch=True, on_step=False, batch_size=images, sync_dist=True)
         return self._steps.summed(self.trainer, loss, target_scores, images)
@@ -223,6 +226,14 @@ class YOLODetector(LightningModule):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
         return self._loss(self.net(batch["img"]), batch)[0].sum()
+
+    def auxiliary_loss(self) -> Tensor | float:
+        """What callbacks add to the loss of a batch, per image as Ultralytics' own parts."""
+        return 0.0
+
+    def distillation_loss(self, outputs: Any, taught: Any) -> Tensor:
+        """How far the network's outputs are from a teacher's, with the gains of the classes and of the boxes."""
+        return distillation_loss(outputs, taught, (self.hyp.cls, self.hyp.dfl))
 
     def plain_losses(self) -> Iterator[Tensor] | None:
         """Losses of some batches of training images without augmentation, for importance that a fit measures.
