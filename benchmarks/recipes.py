@@ -219,7 +219,27 @@ def dense_with(hyp):
 
 
 LR2 = replace(ADAMW, lr0=2e-3)
+LR4 = replace(ADAMW, lr0=4e-3)
+
+
+def growing_with(first, finetune):
+    def arm(run: Run) -> None:
+        run.sparse(first, GammaSparsity("growing", selection=run.selection()), finetune)
+
+    return arm
+
+
 X = {
+    "one_lr4": one_with(LR4),
+    "dense_lr4": dense_with(LR4),
+    "growing_lr2": growing_with(LR2, LR2),
+    "growing_lr1lr2": growing_with(ADAMW, LR2),
+    "proxadam_lr2": l1("proximal", "auto", LR2, LR2),
+    "proxadam_lr1lr2": l1("proximal", "auto", ADAMW, LR2),
+    "proxadamb_lr2": l1("proximal", "auto", LR2, LR2, beta=10),
+    "proxsgd3_lr2": l1("proximal", "auto", replace(SGD, lr0=3e-3), LR2),
+    "sub1_lr2": l1("subgradient", "auto", replace(SGD, lr0=1e-3), LR2),
+    "sub3_lr2": l1("subgradient", "auto", replace(SGD, lr0=3e-3), LR2),
     "dense_lr2": dense_with(LR2),
     "dense_sgd": dense_with(SGD),
     "one_sgd": one_with(SGD),

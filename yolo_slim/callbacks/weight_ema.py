@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,30 +24,37 @@ class WeightEMA(Callback):
     """Keeps an exponential moving average of parameters and buffers; validation and checkpoints use the average.
 
     After ``n`` optimizer steps the average keeps ``decay * (1 - exp(-n / tau))`` of itself, so that early averages
-    follow the weights closely. Unlike Lightning's ``WeightAveraging``, it makes the average when the fit starts, after
-    a checkpoint has been loaded, a pruned structure rebuilt and the ranks made equal, and drops it when the fit ends:
-    the callback can be used for several fits, with surgery between them, and a later ``validate`` sees the weights that
-    it is given. Checkpoints are laid out as Lightning's: ``state_dict`` is the average, ``current_model_state`` the
-    weights in training.
+    follow the weights closely. With a ``tau`` that is meant for long fits, that of a short one ends before it has
+    averaged over more than a step; ``auto`` knows how long the fit is. Unlike Lightning's ``WeightAveraging``, it makes
+    the average when the fit starts, after a checkpoint has been loaded, a pruned structure rebuilt and the ranks made
+    equal, and drops it when the fit ends: the callback can be used for several fits, with surgery between them, and a
+    later ``validate`` sees the weights that it is given. Checkpoints are laid out as Lightning's: ``state_dict`` is the
+    average, ``current_model_state`` the weights in training.
 
     Statistics of BatchNorm differ between the ranks of a distributed fit; those of rank 0, which writes the
     checkpoints, are everybody's when the average is validated and when it becomes the module's weights.
 
     Args:
         decay: Share of the average that is kept per step in the long run, in [0, 1).
-        tau: Time constant of the ramp in optimizer steps, above 0.
+        tau: Time constant of the ramp in optimizer steps, above 0. ``auto``, the default, has the average reach over
+            the last twentieth of the fit at its end, and is at most 2000: in fits of some 14,000 steps and more, and
+            in those of unknown length, it is Ultralytics' average.
 
     Raises:
         MisconfigurationException: If an argument is out of range.
     """
 
-    def __init__(self, decay: float = 0.9999, tau: float = 2000.0) -> None:
+    #: The time constant of fits that are long enough, and the share of a shorter one that its last average is over.
+    LONGEST_TAU, LAST_SHARE = 2000.0, 0.05
+
+    def __init__(self, decay: float = 0.9999, tau: float | Literal["auto"] = "auto") -> None:
         if not 0 <= decay < 1:
             raise MisconfigurationException(f"decay={decay} is out of range; expected 0 <= decay < 1")
-        if not tau > 0:
-            raise MisconfigurationException(f"tau={tau} is out of range; expected a number of steps above 0")
+        if tau != "auto" and (isinstance(tau, str) or not tau > 0):
+            raise MisconfigurationException(f"tau={tau} is out of range; expected a number of steps above 0, or auto")
         self.decay = decay
         self.tau = tau
+        self._tau = self.LONGEST_TAU if tau == "auto" else tau
         # Called as in Lightning's callback, so that others find the average where they look for that one's.
         self._average_model: AveragedModel | None = None
         self._swapped = False
@@ -79,6 +86,8 @@ class WeightEMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the average from the weights as they are now, equal on all ranks."""
+        if self.tau == "auto":
+            self._tau = ramp_of(float(trainer.estimated_stepping_batches), self.LAST_SHARE, self.LONGEST_TAU)
         if self._average_model is None:
             self._start(pl_module)
         else:
@@ -171,7 +180,7 @@ class WeightEMA(Callback):
                 torch.distributed.broadcast(buffer, src=0)
 
     def _decay(self, updates: Tensor | int) -> float:
-        return self.decay * (1 - math.exp(-float(updates) / self.tau))
+        return self.decay * (1 - math.exp(-float(updates) / self._tau))
 
     def _average_many(self, averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
         if averages[0].is_floating_point():
@@ -185,3 +194,19 @@ class WeightEMA(Callback):
         if not average.is_floating_point():
             return current
         return average.lerp(current.to(average.dtype), 1 - self._decay(updates))
+
+
+def ramp_of(steps: float, share: float, longest: float) -> float:
+    """The time constant with which an average is over the last ``share`` of a fit when it ends.
+
+    After n steps it keeps 1 - exp(-n / tau) of itself, and so reaches over exp(n / tau) steps.
+
+    Args:
+        steps: Optimizer steps of the fit; infinite where that is not known.
+        share: Of them, in (0, 1).
+        longest: The most that it can be, in steps.
+
+    >>> [round(ramp_of(steps, 0.1, 2000.0)) for steps in (300, 3000, 30000)]
+    [88, 526, 2000]
+    """
+    return min(longest, steps / math.log(max(steps * share, math.e))) if 0 < steps < math.inf else longest

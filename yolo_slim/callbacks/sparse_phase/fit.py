@@ -31,7 +31,7 @@ class Phase(Protocol):
     def check(self, trainer: Trainer) -> None:
         """Refuses a Trainer that it cannot work with, before the first step."""
 
-    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, trainer: Trainer, pl_module: LightningModule, rests: tuple[str, ...]) -> None:
         """Says what is to be expected of the fit that is about to start."""
 
     def follow(self, selection: Selection) -> None:
@@ -107,7 +107,7 @@ class SparseFit:
         if penalty.kind == "growing":
             return GrowingPhase(self.target, self._asked, self.preview.cost)
         assert penalty.kind in L1Phase.GAMMAS, f"no phase for {penalty.kind}"
-        return L1Phase(self.target, penalty, self.preview)
+        return L1Phase(self.target, penalty, self.preview, self._asked)
 
     def attach(self, trainer: Trainer, resumed: dict[str, Any]) -> None:
         """Watches the optimizers of a Trainer, as in ``on_fit_start``, and goes on from a state where there is one.
@@ -135,7 +135,7 @@ class SparseFit:
 
     def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says what is to be expected."""
-        self._phase.start(trainer, pl_module)
+        self._phase.start(trainer, pl_module, self.rests)
 
     def start_epoch(self, trainer: Trainer) -> dict[str, float]:
         """Sets the strength or the chosen channels of the epoch; returns what is logged."""

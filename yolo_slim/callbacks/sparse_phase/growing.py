@@ -39,8 +39,9 @@ class GrowingPhase:
     def check(self, trainer: Trainer) -> None:
         """Works with any optimizers."""
 
-    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Has nothing to say about how far gammas travel."""
+    def start(self, trainer: Trainer, pl_module: LightningModule, rests: tuple[str, ...]) -> None:
+        """Ranks the channels before the first step, where that can be done."""
+        self._chooser.start(trainer, rests)
 
     def follow(self, selection: Selection) -> None:
         """Is told who rests at the start of every epoch."""

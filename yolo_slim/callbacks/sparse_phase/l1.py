@@ -22,7 +22,8 @@ class L1Phase:
     Args:
         target: What is made sparse.
         penalty: Of the kind ``subgradient`` or ``proximal``.
-        preview: What the prune will be asked for, and the share of the gammas that it would take.
+        preview: What the prune will be asked for less the layers that rest, and the share of the gammas it would take.
+        asked: What the prune will be asked for.
     """
 
     #: Key of its state.
@@ -30,22 +31,24 @@ class L1Phase:
     #: What it does to the gammas, by the kind of the penalty.
     GAMMAS: ClassVar[dict[str, type[PenalisedGammas]]] = {"subgradient": Subgradient, "proximal": Proximal}
 
-    def __init__(self, target: Target, penalty: Penalty, preview: Preview) -> None:
+    def __init__(self, target: Target, penalty: Penalty, preview: Preview, asked: Selection) -> None:
         self._gammas = self.GAMMAS[penalty.kind](target.model, target.graph, preview.selection)
-        self._chooser = Chooser(target, preview.selection, preview.cost) if penalty.choose == "taylor" else None
-        self._preview = preview
+        self._chooser = Chooser(target, asked, preview.cost) if penalty.choose == "taylor" else None
+        self._target, self._preview = target, preview
         self._strength = Strength(penalty.strength, penalty.final_fraction, self._gammas, self._share)
         self._beta_strength = penalty.beta_strength
         self.says = f"{penalty.kind} L1 of strength {penalty.strength}, falling to {penalty.final_fraction:.0%} of it"
         if self._chooser is not None:
-            self.says += f", on the channels that {preview.selection} would take"
+            self.says += f", on the channels that a prune of {asked} would take by Taylor importance"
 
     def check(self, trainer: Trainer) -> None:
         """Refuses optimizers that would apply the term twice."""
         check_owners(trainer.optimizers, [id(p) for p in self._gammas.parameters])
 
-    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how far a gamma can travel in the fit that is about to start."""
+    def start(self, trainer: Trainer, pl_module: LightningModule, rests: tuple[str, ...]) -> None:
+        """Chooses the channels, where that can be done, and says how far a gamma can travel in the fit."""
+        if self._chooser is not None:
+            self._choose(self._chooser, trainer, rests)
         self._strength.start(trainer, pl_module)
 
     def follow(self, selection: Selection) -> None:
@@ -60,12 +63,9 @@ class L1Phase:
         """Chooses the channels, where that has not been done, and sets the strength; returns what is logged."""
         if self._chooser is None:
             return {"sparsity/strength": self._now(trainer)}
-        self._chooser.start(trainer, rests)
-        if not self._chooser.choice.ranked:
-            return {"sparsity/strength": 0.0, "sparsity/chosen": 0.0}
-        reached = self._chooser.choice.advance(1.0, rests)
-        self._gammas.follow(self._preview.selection, self._chosen)
-        return {"sparsity/strength": self._now(trainer), "sparsity/chosen": reached}
+        reached = self._choose(self._chooser, trainer, rests)
+        strength = self._now(trainer) if self._chooser.choice.ranked else 0.0
+        return {"sparsity/strength": strength, "sparsity/chosen": reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Adds the term to the complete gradients of the step, and reads them where channels are not ranked yet."""
@@ -84,7 +84,9 @@ class L1Phase:
             self._gammas.shrink(optimizer, self._now(trainer), self._beta_strength)
 
     def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
-        """Ranks the channels where that could not be done before."""
+        """Ranks the channels where that could not be done before; averages become zero where the weights are."""
+        if taken and isinstance(self._gammas, Proximal):
+            self._gammas.copy_zeros(*self._target.copies(trainer)[1:])
         if self._chooser is not None:
             self._chooser.batch_end(trainer, rests)
 
@@ -107,6 +109,12 @@ class L1Phase:
             self._chooser.load_state_dict(state["choice"])
             if self._chooser.choice.ranked:
                 self._gammas.follow(self._preview.selection, self._chosen)
+
+    def _choose(self, chooser: Chooser, trainer: Trainer, rests: tuple[str, ...]) -> float:
+        chooser.start(trainer, rests)
+        reached = chooser.choice.advance(1.0, rests)
+        self._gammas.follow(self._preview.selection, self._chosen)
+        return reached
 
     @property
     def _chosen(self) -> Tensor | None:

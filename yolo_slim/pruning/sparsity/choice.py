@@ -19,8 +19,8 @@ class Choice:
     """The groups that a prune shall find dispensable, chosen by the scores of the model as it was before.
 
     What fades says nothing about its worth any more: a branch that is half removed looks unimportant and would be
-    removed altogether. So the scores are those of the first ranking until somebody ranks anew, and chosen groups stay
-    chosen whatever their scores are.
+    removed altogether. So the groups are those that a prune of the model would take when it is ranked, the least
+    important first, and chosen groups stay chosen when it is ranked anew.
 
     Args:
         graph: The channel graph.
@@ -46,6 +46,8 @@ class Choice:
         self.share = 0.0
         self._graph, self._cost = graph, cost
         self._scores: Tensor | None = None
+        self._towards = self.chosen  # what a prune would take, and the layers that were at rest when it was asked
+        self._rested: list[str] | None = None
         names = {} if cost is None else {"max_params": cost.params, "max_flops": cost.flops}
         self.dense = {name: count(self.chosen) for name, count in names.items()}
 
@@ -70,6 +72,7 @@ class Choice:
     def rank(self, scores: Tensor) -> None:
         """Takes the scores (num_groups,) to choose by, higher = keep; groups that no gamma silences are left alone."""
         self._scores = scores.detach().double().cpu().masked_fill(~self._graph.gated.cpu(), float("inf"))
+        self._rested = None
 
     def advance(self, share: float, resting: Collection[str] = ()) -> float:
         """Chooses as many groups as a part of the way needs; nothing before there are scores.
@@ -84,22 +87,25 @@ class Choice:
         if self._scores is None or share <= 0:
             return 0.0
         left = [name for name in resting if not bool(self.chosen[self._graph.gammas[name].cpu()].any())]
-        asked = without(self.selection, left).scaled(share, self.dense)
+        asked = without(self.selection, left)
         layers = self._graph.prunable_layers(asked.shortcuts, asked.ignore)
         if not any(bool(layer.prunable.any()) for layer in layers):
             return 0.0
-        selected = select(self._graph, self._chosen_first(self._scores), asked, self._cost)
-        self.chosen, self.share = self.chosen | selected.dropped.cpu(), share
+        finite = self._scores[self._scores.isfinite()]
+        span = finite.max() - finite.min() + 1
+        first = torch.where(self.chosen, self._scores - span, self._scores)
+        if left != self._rested:
+            self._towards, self._rested = select(self._graph, first, asked, self._cost).dropped.cpu(), left
+        order = torch.where(self._towards | self.chosen, first, first + span)
+        selected = select(self._graph, order, asked.scaled(share, self.dense), self._cost)
+        # A part of the way may be filled up with others, which are not to go in the end.
+        self.chosen, self.share = self.chosen | (selected.dropped.cpu() & self._towards), share
         return selected.reached
-
-    def _chosen_first(self, scores: Tensor) -> Tensor:
-        finite = scores[scores.isfinite()]
-        span = finite.max() - finite.min() + 1 if len(finite) else 0
-        return torch.where(self.chosen, scores - span, scores)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers from which an interrupted fit goes on."""
-        return {"chosen": self.chosen, "share": self.share, "scores": self._scores}
+        state = {"chosen": self.chosen, "share": self.share, "scores": self._scores}
+        return state | {"towards": self._towards, "rested": self._rested}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave.
@@ -118,3 +124,6 @@ class Choice:
             raise ValueError("its choice of channels is damaged")
         self.chosen, self.share = chosen.cpu(), share
         self._scores = None if scores is None else scores.double().cpu()
+        towards, rested = state.get("towards"), state.get("rested")
+        if scores is not None and rested is not None and towards is not None and towards.shape == chosen.shape:
+            self._towards, self._rested = towards.bool().cpu(), [str(name) for name in rested]

@@ -74,6 +74,7 @@ class PenalisedGammas:
             selection: Says which gammas are prunable.
             chosen: Bool (num_groups,), the groups whose gammas count; by default all.
         """
+        self._names: list[str] = []
         self._gammas: list[tuple[nn.Parameter, Tensor | None]] = []
         self._betas: list[tuple[nn.Parameter, Tensor | None]] = []
         for gamma in self._graph.prunable_gammas(selection.shortcuts, selection.ignore):
@@ -82,6 +83,7 @@ class PenalisedGammas:
             if not bool(acted_on.any()):
                 continue
             mask = None if bool(acted_on.all()) else acted_on.to(norm.weight.device, norm.weight.dtype)
+            self._names.append(gamma.module)
             self._gammas.append((norm.weight, mask))
             if norm.bias is not None:
                 self._betas.append((norm.bias, mask))
@@ -97,6 +99,13 @@ class PenalisedGammas:
             w.detach().abs().float() if m is None else w.detach().abs().float()[m > 0] for w, m in self._gammas
         ]
         return torch.cat(magnitudes) if magnitudes else torch.zeros(0)
+
+    @torch.no_grad()
+    def copy_zeros(self, *models: nn.Module) -> None:
+        """Makes gammas that have become exactly zero so in copies of the model, whose averages would lag behind."""
+        for name, (gamma, _) in zip(self._names, self._gammas, strict=True):
+            for model in models:
+                norm_at(model, name).weight.masked_fill_(gamma == 0, 0.0)
 
     def _due(self, owned: Collection[int], beta: bool = False) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Values and gradients of what an optimizer is about to update or has updated; indices of masks with them."""
