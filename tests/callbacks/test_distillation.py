@@ -11,24 +11,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from tests.helpers.taught import Student, student
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import Distillation, GammaSparsity, WeightEMA, prune_module
 from yolo_slim.pruning import PruningPlan, Selection
-
-
-class Student(ToyClassifier):
-    """Compares logits; without labels there is nothing but the teacher to learn from."""
-
-    def __init__(self, labels=True, as_dict=False, **settings):
-        super().__init__(**settings)
-        self.labels, self.as_dict = labels, as_dict
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx) * float(self.labels)
-        return {"loss": loss, "kept": 1} if self.as_dict else loss
-
-    def distillation_loss(self, outputs, taught):
-        return nn.functional.mse_loss(outputs, taught)
 
 
 class Network(nn.Module):
@@ -69,11 +55,6 @@ class Gradients(Callback):
 
     def on_train_end(self, trainer, pl_module):
         self.logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
-
-
-def student(seed=0, **settings):
-    torch.manual_seed(seed)
-    return Student(**settings)
 
 
 def state(module):
@@ -260,43 +241,6 @@ def test_beside_a_sparse_phase(tmp_path):
     trainer.callbacks.append(Count())
     trainer.fit(module, toy_loader())
     assert len(calls) == 4 * 5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"outputs": -1}, "outputs=-1 is out of range"),
-        ({"features": float("nan")}, "features=nan is out of range"),
-        ({"outputs": 0}, "nothing to learn"),
-        ({"features": 1.0}, r"features=1.0 and modules=\[\]: give a gain above 0 and names"),
-        ({"modules": ["stem"]}, "give a gain above 0 and names of modules, or neither"),
-    ],
-)
-def test_bad_arguments(arguments, said):
-    with pytest.raises(MisconfigurationException, match=said):
-        Distillation(student(1), **arguments)
-
-
-class Manual(Student):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-
-@pytest.mark.parametrize(
-    ("module", "distillation", "said"),
-    [
-        (Manual(), lambda m: Distillation(student(1)), "it optimizes by itself"),
-        (ToyClassifier(), lambda m: Distillation(ToyClassifier()), "no method distillation_loss"),
-        (Student(), lambda m: Distillation(m), "the teacher is the network that shall learn"),
-        (Student(), lambda m: Distillation(nn.Linear(2, 2)), "the teacher is a Linear, expected a Student"),
-        (Student(), lambda m: Distillation(student(1), 0, 1.0, ["trunk"]), "the network has no module 'trunk'; it has"),
-        (Student(), lambda m: Distillation(student(1), plan="no/plan.yaml"), "plan=no/plan.yaml"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused_before_the_first_step(tmp_path, module, distillation, said):
-    with pytest.raises(MisconfigurationException, match=said):
-        toy_trainer(tmp_path, callbacks=[distillation(module)]).fit(module, toy_loader())
 
 
 def test_a_step_that_fails_leaves_the_module_alone(tmp_path):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import subprocess
 import sys
@@ -11,28 +10,11 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from tests.helpers.ema_reference import Reference
 from tests.helpers.places import ROOT
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, WeightEMA
 from yolo_slim.pruning import restore_structure
-
-
-class Reference(Callback):
-    """The textbook formula with Ultralytics' ramp, computed beside the callback."""
-
-    def __init__(self, decay, tau):
-        self.decay, self.tau, self.n = decay, tau, 0
-
-    def on_train_start(self, trainer, pl_module):
-        self.average, self.start = copy.deepcopy(pl_module.state_dict()), trainer.global_step
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step - self.start == self.n:  # the batch is only a part of a step
-            return
-        self.n += 1
-        d = self.decay * (1 - math.exp(-self.n / self.tau))
-        for key, value in pl_module.state_dict().items():
-            self.average[key] = d * self.average[key] + (1 - d) * value if value.is_floating_point() else value.clone()
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}])
@@ -283,33 +265,3 @@ def test_ranks_agree_on_the_average(ranks, loader):
 def test_bad_arguments(arguments):
     with pytest.raises(MisconfigurationException, match="out of range"):
         WeightEMA(**arguments)
-
-
-@pytest.mark.parametrize(("images", "tau"), [(400, 300 / math.log(15)), (20, 15.0)])
-def test_the_ramp_knows_the_length_of_the_fit(tmp_path, images, tau):
-    """At the end the average is over a twentieth of the steps, or over e of them where that is less."""
-    module, reference = ToyClassifier(), Reference(0.9999, tau)
-    trainer = toy_trainer(tmp_path, max_epochs=3, callbacks=[WeightEMA(), reference])
-    trainer.fit(module, toy_loader(images))
-    assert reference.n == 3 * images / 4
-    for key, value in module.state_dict().items():
-        assert torch.allclose(value, reference.average[key], atol=1e-6), key
-
-
-def test_in_a_fit_of_unknown_length_the_ramp_is_the_longest(tmp_path):
-    module, reference = ToyClassifier(), Reference(0.9999, 2000.0)
-
-    class Ends(Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            trainer.should_stop = batch_idx == 3
-
-    trainer = toy_trainer(tmp_path, max_epochs=-1, callbacks=[WeightEMA(), reference, Ends()])
-    trainer.fit(module, toy_loader())
-    for key, value in module.state_dict().items():
-        assert torch.allclose(value, reference.average[key], atol=1e-6), key
-
-
-@pytest.mark.parametrize("tau", [0, -1.0, float("nan"), "long"])
-def test_a_ramp_is_a_number_or_auto(tau):
-    with pytest.raises(MisconfigurationException, match="tau=.* expected a number of steps above 0, or auto"):
-        WeightEMA(tau=tau)

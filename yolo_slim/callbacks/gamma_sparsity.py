@@ -37,9 +37,17 @@ class GammaSparsity(Callback):
     them at exactly zero (:class:`yolo_slim.pruning.Proximal`). No optimizer scales it and clipping does not see it:
     mixed precision and clipping stay on.
 
-    ``penalty="growing"`` lets a growing set of channels, the least important ones by first-order Taylor importance,
-    fade to exactly zero while the others adapt (:class:`yolo_slim.pruning.Growing`); a prune with the same
-    ``ratio`` then removes channels that do nothing. It works with any optimizer, mixed precision and clipping.
+    Both act on all prunable gammas, and the data says which of them resist. ``choose="taylor"`` has them act on those
+    channels alone that a prune of the model as it is would take by first-order Taylor importance: what the loss says
+    before the phase is a better choice than what a penalty that must reach zero in some hundred steps leaves.
+
+    ``penalty="growing"`` chooses in the same way, and lets more and more of the chosen channels fade to exactly zero
+    while the others adapt (:class:`yolo_slim.pruning.Growing`); a prune with the same selection then removes
+    channels that do nothing. It works with any optimizer, mixed precision and clipping.
+
+    Channels are chosen once, before the first step, where the module offers a method ``plain_losses() ->
+    Iterable[Tensor] | None``: its losses on some batches of images as they are when the network is used. Where it
+    does not, or gives None, the gradients of the first epoch choose, and the penalty begins with the second one.
 
     The gammas that are penalised are those that pruning with the same ``shortcuts`` and ``ignore`` ranks. Every epoch
     logs their distribution (as :class:`GammaMonitor` does) and what a prune by |gamma| with the same selection would
@@ -49,7 +57,8 @@ class GammaSparsity(Callback):
     Args:
         penalty: ``subgradient``, ``proximal`` or ``growing``.
         strength: Lambda of the L1 term, above 0 (not for ``growing``). ``auto`` chooses it anew every epoch, so that
-            the share of the gammas that the selection removes reaches zero (:class:`Strength`).
+            the share of the gammas that the selection removes reaches zero, or all that are chosen
+            (:class:`Strength`).
         beta_strength: The same for the betas of the penalised channels, constant over the fit, at least 0 (not for
             ``growing``). Published tools for YOLOv5 use ten times the strength.
         final_fraction: Share of ``strength`` that is left at the end of the fit, in [0, 1] (not for ``growing``).
@@ -58,9 +67,10 @@ class GammaSparsity(Callback):
         min_channels: Channels that every layer keeps, at least 1, 8 by default.
         shortcuts: ``couple``, the default, penalises residual channels too, ``spare`` leaves them alone.
         ignore: Patterns of module names (``fnmatch``) that are left alone; none by default.
-        selection: What the prune will be asked for, in place of the four arguments above; ``growing`` cannot work
-            towards a latency.
+        selection: What the prune will be asked for, in place of the four arguments above; no channels can be chosen for
+            a latency.
         target: Path of the submodule to make sparse; by default ``pl_module.pruning_target`` or the whole module.
+        choose: Which gammas an L1 penalty acts on: ``none`` for all, or ``taylor``.
 
     Attributes:
         gammas_before: |gamma| of all BatchNorm layers when the fit began, float32 (channels,).
@@ -171,7 +181,10 @@ class GammaSparsity(Callback):
         fit = self._running
         fit.end(trainer)
         self.gammas_after = gamma_magnitudes(fit.target.model).cpu()
-        tell_what_became(self.gammas_before, self.gammas_after, foreseen(self.selection, fit.preview.now()))
+        selected = fit.preview.now()
+        dropped, living = (0, 0) if selected is None else (int(selected.dropped.sum()), fit.preview.living(selected))
+        outlook = foreseen(self.selection, selected)
+        tell_what_became(self.gammas_before, self.gammas_after, outlook, dropped, living)
 
     @property
     def _running(self) -> SparseFit:

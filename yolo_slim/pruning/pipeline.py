@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.graph import ChannelGraph, Fixed, expect_fit
 from yolo_slim.pruning.measure.latency import latency_ms
-from yolo_slim.pruning.repair.compensate import Compensated, compensate, stand_ins
+from yolo_slim.pruning.repair.compensate import Compensated, compensate
 from yolo_slim.pruning.repair.dead_inputs import leave_constants
+from yolo_slim.pruning.repair.stand_ins import mostly_small, select_beside_stand_ins
 from yolo_slim.pruning.scores.importance import gamma_importance
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
-from yolo_slim.pruning.selection.selection import Selected, Selection, expect_selection
-from yolo_slim.pruning.sparsity.penalty import small_share
+from yolo_slim.pruning.selection.selection import Selection, expect_selection
 from yolo_slim.pruning.surgery.apply import apply_plan
 from yolo_slim.pruning.surgery.plan import PruningPlan, make_plan
 from yolo_slim.pruning.surgery.structure import Structure, structure_of
@@ -139,10 +139,10 @@ def prune(
     selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
     kept = torch.zeros_like(selected.dropped)
     if compensation == "exact" and (selection.budgets or selection.round_to > 1):
-        if asked == "auto" and not _mostly_small(model, graph, selected.dropped):
+        if asked == "auto" and not mostly_small(model, graph, selected.dropped):
             compensation = "fold"
         else:
-            selected, kept = _select_beside_stand_ins(model, graph, scores, selection, cost, selected)
+            selected, kept = select_beside_stand_ins(model, graph, scores, selection, cost, selected)
     slim = copy.deepcopy(model)
     compensated = None
     if compensation != "none":
@@ -256,38 +256,6 @@ def resolve_compensation(compensation: str, selection: Selection) -> str:
             "compensation='exact' keeps some dead channels, which max_latency_ms does not foresee; use 'fold'"
         )
     return ("fold" if forbidden else "exact") if compensation == "auto" else compensation
-
-
-def _mostly_small(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> bool:
-    """Whether most of the gammas of dropped groups are small, so that their channels really are constants."""
-    gammas = [
-        model.get_submodule(name).weight[dropped[groups]]  # type: ignore[index]
-        for name, groups in graph.gammas.items()
-    ]
-    return small_share(torch.cat([gamma.detach().abs().cpu() for gamma in gammas])) > 0.5 if gammas else False
-
-
-def _select_beside_stand_ins(
-    model: nn.Module,
-    graph: ChannelGraph,
-    scores: Tensor,
-    selection: Selection,
-    cost: CostModel | None,
-    selected: Selected,
-) -> tuple[Selected, Tensor]:
-    """Selects anew until the dead channels that exact compensation keeps are among those that stay.
-
-    Returns:
-        The selection, and bool (num_groups,), these channels.
-
-    Raises:
-        ValueError: If a budget cannot be reached with them.
-    """
-    kept = torch.zeros_like(selected.dropped)
-    while bool(((needed := stand_ins(model, graph, selected.dropped, kept)) & ~kept).any()):
-        kept = needed
-        selected = select(graph, scores.masked_fill(kept.to(scores.device), float("inf")), selection, cost)
-    return selected, kept
 
 
 def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: object) -> Callable[[Tensor], float] | None:

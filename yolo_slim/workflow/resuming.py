@@ -26,6 +26,8 @@ OF_THE_MACHINE = {
     "data": {"batch", "workers", "cache"},
     "trainer": {"accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar"},
 }
+#: Settings that version 0.1.0 did not have, and what it did.
+UNKNOWN_TO_0_1_0: dict[str, Any] = {"sparse.sparsity.choose": "none"}
 
 
 @contextmanager
@@ -132,5 +134,8 @@ def _concerning(phase: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _changed(old: object, new: object, key: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        return [c for k in {**old, **new} for c in _changed(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
+        keys = {k: f"{key}.{k}" if key else k for k in {**old, **new}}
+        return [
+            c for k, path in keys.items() for c in _changed(old.get(k, UNKNOWN_TO_0_1_0.get(path)), new.get(k), path)
+        ]
     return [] if old == new else [f"{key}: {brief(old)} there, {brief(new)} here"]

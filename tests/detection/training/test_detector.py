@@ -8,9 +8,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from tests.helpers.detectors import data_for, detector_for, trainer_for
-from yolo_slim.callbacks import ChannelPruning, Distillation, GammaSparsity, WeightEMA
+from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
 from yolo_slim.detection.data.augmentation import Augmentation
-from yolo_slim.detection.data.plain import training_batches
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
@@ -264,54 +263,3 @@ def test_opening_a_file_runs_nothing(tmp_path, suffix):
     with pytest.raises(ValueError, match="wants _?io.open"):
         YOLODetector(weights=str(tmp_path / f"gadget{suffix}"))
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_detector_learns_from_a_teacher(tmp_path, shapes_dir):
-    """It comes nearer to what the teacher says, where that counts more than the labels."""
-    data = data_for(shapes_dir)
-    hyp = Hyperparameters(optimizer="AdamW", lr0=1e-3, warmup_epochs=0, nbs=4)
-    teacher, student = detector_for(data), detector_for(data, hyp=hyp)
-    torch.manual_seed(1)
-    for parameter in teacher.net.model[-1].parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    losses = []
-
-    class Losses(Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
-            losses.append(float(trainer.callback_metrics["distillation/outputs"]))
-
-    trainer_for(tmp_path, max_epochs=4, callbacks=[Distillation(teacher, outputs=1000.0), Losses()]).fit(student, data)
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def test_plain_losses_are_those_of_images_as_they_are(tmp_path, shapes_dir):
-    data = data_for(shapes_dir)
-    detector, seen = detector_for(data), []
-
-    class Look(Callback):
-        def on_train_start(self, trainer, pl_module):
-            seen.extend(float(loss) for loss in pl_module.plain_losses())
-
-    trainer_for(tmp_path, max_epochs=1, limit_train_batches=1, callbacks=[Look()]).fit(detector, data)
-    batches = training_batches(data.fresh(), 16)
-    detector = detector_for(data)
-    expected = [float(detector.train().loss(batch)) for batch in batches]
-    assert len(seen) == len(batches) > 1
-    assert seen == pytest.approx(expected, rel=0.2)
-
-
-def test_other_data_has_no_plain_losses(tmp_path, shapes_dir):
-    """Channels are then chosen by the gradients of the first epoch."""
-    data = data_for(shapes_dir)
-    data.prepare_data()
-    data.setup("fit")
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
-    loader = torch.utils.data.DataLoader(batches, collate_fn=lambda batches: batches[0])
-    detector = detector_for(data)
-
-    class Look(Callback):
-        def on_train_start(self, trainer, pl_module):
-            assert pl_module.plain_losses() is None
-
-    sparsity = GammaSparsity("proximal", 1.0, choose="taylor")
-    trainer_for(tmp_path, max_epochs=2, limit_train_batches=2, callbacks=[Look(), sparsity]).fit(detector, loader)

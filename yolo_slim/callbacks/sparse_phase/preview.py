@@ -45,6 +45,11 @@ class Preview:
         except ValueError:
             return None
 
+    def living(self, selected: Selected) -> int:
+        """How many of the channels that would go still have a gamma that is not small."""
+        model, graph = self._target.model, self._target.graph
+        return int((gamma_importance(model, graph)[selected.dropped] >= SMALL_GAMMA).sum())
+
     def share(self) -> float:
         """Share of the channels that a prune would take, in [0, 1]; half of them where that cannot be foreseen."""
         selected = self.now()
@@ -73,13 +78,15 @@ def logged(selected: Selected) -> dict[str, float]:
     return values
 
 
-def tell_what_became(before: Tensor, after: Tensor, outlook: str) -> None:
-    """Says what a sparse phase did to the gammas, and warns where that was next to nothing.
+def tell_what_became(before: Tensor, after: Tensor, outlook: str, dropped: int, living: int) -> None:
+    """Says what a sparse phase did to the gammas, and warns where a prune would take what still lives.
 
     Args:
         before: |gamma| of all channels when it began.
         after: The same when it ended.
         outlook: A sentence on what a prune would leave.
+        dropped: Number of groups of channels that it would take.
+        living: How many of them still have a gamma that is not small.
     """
     small = small_share(after)
     rank_zero_info(
@@ -90,4 +97,9 @@ def tell_what_became(before: Tensor, after: Tensor, outlook: str) -> None:
         rank_zero_warn(
             f"GammaSparsity: only {small:.1%} of the gammas are below {SMALL_GAMMA:g}: a prune will cost accuracy. "
             "Raise the strength or the number of epochs, or use penalty='growing'."
+        )
+    elif living:
+        rank_zero_warn(
+            f"GammaSparsity: {living} of the {dropped} groups of channels that a prune would take have a gamma of "
+            f"{SMALL_GAMMA:g} or more: it will cost accuracy. Prune less, or give the phase more epochs or strength."
         )

@@ -12,7 +12,7 @@ from yolo_slim.detection.data.augmentation import UNCHANGED
 from yolo_slim.detection.data.datamodule import YOLODataModule
 
 
-def training_batches(data: YOLODataModule, count: int) -> list[dict[str, Any]]:
+def training_batches(data: YOLODataModule, count: int = 16) -> list[dict[str, Any]]:
     """Batches of training images without augmentation, drawn by the data module's seed.
 
     Args:

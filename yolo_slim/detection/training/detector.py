@@ -34,9 +34,6 @@ from yolo_slim.detection.training.steps import Steps
 from yolo_slim.detection.training.suppression import beside_labels, suppress
 from yolo_slim.pruning import ChannelGraph
 
-#: Batches of plain images that a fit measures importance on, as a prune does.
-PLAIN_BATCHES = 16
-
 
 class YOLODetector(LightningModule):
     """An Ultralytics YOLO detector as a LightningModule.
@@ -236,15 +233,11 @@ class YOLODetector(LightningModule):
         return distillation_loss(outputs, taught, (self.hyp.cls, self.hyp.dfl))
 
     def plain_losses(self) -> Iterator[Tensor] | None:
-        """Losses of some batches of training images without augmentation, for importance that a fit measures.
-
-        Returns:
-            None where the fit's data is not a :class:`YOLODataModule`.
-        """
+        """Losses of some batches of training images without augmentation; None where they are not a YOLODataModule's."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, YOLODataModule):
             return None
-        return (self.loss(to_device(batch, self.device)) for batch in training_batches(data, PLAIN_BATCHES))
+        return (self.loss(to_device(batch, self.device)) for batch in training_batches(data))
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from math import inf, prod
 from typing import Any
@@ -67,7 +66,7 @@ def compensate(
             default: the first pass of the graph.
         exact: Also be right at borders and for transposed convolutions: such a layer keeps one dead channel j, and
             W[:, j] += sum_i c_i / c_j W[:, i]. Parts that must keep equal counts each keep as many.
-        kept: Bool (num_groups,), dead channels that stay in any case, see :func:`stand_ins`; none by default.
+        kept: Bool (num_groups,), dead channels that stay in any case; none by default.
 
     Returns:
         What was done, and the groups that are left to drop.
@@ -118,22 +117,6 @@ def compensate(
         kept_dead=int((dead & ~left).sum()),
         uncompensated={name: "; ".join(reasons) for name, reasons in why.items()},
     )
-
-
-def stand_ins(model: nn.Module, graph: ChannelGraph, dropped: Tensor, kept: Tensor) -> Tensor:
-    """The dead channels that an exact :func:`compensate` keeps.
-
-    Args:
-        model: The dense model, which is left as it is.
-        graph: Its channel graph.
-        dropped: Bool (num_groups,), the groups to drop.
-        kept: Bool (num_groups,), dead channels that stay in any case.
-
-    Returns:
-        Bool (num_groups,), those of ``kept`` included.
-    """
-    done = compensate(copy.deepcopy(model), graph, dropped, exact=True, kept=kept)
-    return (dropped | kept) & ~done.dropped
 
 
 def _sees_position(layer: Any) -> bool:

@@ -1,0 +1,241 @@
+"""The arms of a study of recipes: what a fit is made of, and in which order it is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch.optim import Optimizer
+
+from benchmarks.scores import validated
+from yolo_slim.callbacks import Distillation, FreshStatistics, GammaSparsity, Target, WeightEMA
+from yolo_slim.detection import Augmentation, Hyperparameters, YOLODataModule, YOLODetector
+from yolo_slim.pruning import Choice, CostModel, Importance, Selection, Taylor, profile, silence
+from yolo_slim.workflow import PruneSettings, prune_file
+
+#: Share of the epochs that a sparse phase takes; the finetune has the rest.
+PHASE = 2 / 3
+
+RATE = Hyperparameters(optimizer="AdamW", lr0=2e-3, momentum=0.9, warmup_epochs=1.0, warmup_bias_lr=0.0, nbs=16)
+#: A sparse phase and its finetune share one schedule: the first ends where the second begins.
+PHASE_RATE, FINETUNE = replace(RATE, lrf=1 / 3), replace(RATE, lr0=RATE.lr0 / 3)
+#: The subgradient's phase: without clipping, and with steps that the optimizer does not divide by the gradient's size.
+SLOW_SGD = Hyperparameters(optimizer="SGD", lr0=1e-3, warmup_epochs=1.0, warmup_bias_lr=0.0, nbs=16)
+TAYLOR, GAMMA = Importance("taylor"), Importance("gamma")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the study: what is trained, for how long, and what may be left of it."""
+
+    data: str
+    weights: str
+    imgsz: int
+    baseline: int
+    epochs: int
+    share: float
+    seed: int
+    arm: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        share = "" if self.arm.startswith("dense") else f"-{self.share:.2f}"
+        return f"{Path(self.data).parent.name}-{self.imgsz}-{self.epochs}{share}-{self.arm}-s{self.seed}"
+
+
+class Run:
+    """What an arm is written with: fits and prunes, one after the other.
+
+    Args:
+        case: The cell.
+        folder: Folder of its checkpoints.
+        weights: The baseline.
+    """
+
+    def __init__(self, case: Case, folder: Path, weights: str) -> None:
+        self.case, self.folder, self.weights = case, folder, weights
+        self.baseline = weights
+        self.scores: list[float] = []
+        self.stages: dict[str, float] = {}
+        detector = YOLODetector(weights=weights, imgsz=case.imgsz)
+        self.dense = profile(detector.net, detector.pruning_example).flops
+
+    def selection(self, share: float | None = None) -> Selection:
+        """At most a share of the dense model's FLOPs."""
+        return Selection(max_flops=self.dense * (self.case.share if share is None else share))
+
+    def fit(self, epochs: int, hyp: Hyperparameters = RATE, *callbacks: Callback) -> None:
+        """Trains on; ``scores`` is what the epochs of this fit have reached."""
+        case = self.case
+        detector = YOLODetector(weights=self.weights, imgsz=case.imgsz, hyp=hyp)
+        history = _History()
+        last = ModelCheckpoint(self.folder, filename=f"last{len(self.stages)}", enable_version_counter=False)
+        trainer_of(epochs, case.seed, [WeightEMA(), FreshStatistics(), *callbacks, history, last]).fit(
+            detector, images(case)
+        )
+        self.weights, self.scores = str(last.best_model_path), history.scores
+        self.stages[f"fit{len(self.stages)}"] = self.scores[-1]
+
+    def prune(self, importance: Importance = TAYLOR, share: float | None = None, **more: Any) -> None:
+        """Prunes to the budget."""
+        folder = self.folder / f"prune{len(self.stages)}"
+        folder.mkdir(exist_ok=True)
+        settings = PruneSettings(self.selection(share), importance, **more)
+        prune_file(self.weights, settings, folder, images(self.case), self.case.imgsz)
+        self.weights = str(folder / "slim.ckpt")
+        found = validated(YOLODetector(weights=self.weights, imgsz=self.case.imgsz), images(self.case))
+        self.stages[f"prune{len(self.stages)}"] = found[1]
+
+    def sparse(self, hyp: Hyperparameters, sparsity: GammaSparsity) -> None:
+        """A sparse phase, a prune by |gamma| and a finetune."""
+        first = round(self.case.epochs * PHASE)
+        self.fit(first, hyp, sparsity)
+        self.prune(GAMMA)
+        self.fit(self.case.epochs - first, FINETUNE)
+
+
+class Spread(Callback):
+    """Removes more channels every few steps of a fit, as Molchanov et al. (CVPR 2019) do: they are zero from then on.
+
+    Args:
+        selection: What is removed in the end.
+        steps: Steps between two removals, whose gradients rank the channels.
+        until: Share of the fit after which all are removed, on a cubic ramp.
+    """
+
+    def __init__(self, selection: Selection, steps: int = 5, until: float = 1 / 3) -> None:
+        self._selection, self._steps, self._until = selection, steps, until
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing is removed yet."""
+        self._target = Target(pl_module)
+        graph = self._target.graph
+        cost = CostModel(self._target.model, graph, self._target.example)
+        self._choice, self._taylor = Choice(graph, self._selection, cost), Taylor(self._target.model, graph)
+        self._last = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Reads the gradients."""
+        self._taylor.observe()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Removes, and keeps what is removed at zero."""
+        if trainer.global_step >= self._last + self._steps and self._choice.share < 1:
+            progress = min(1.0, trainer.global_step / (self._until * float(trainer.estimated_stepping_batches)))
+            self._choice.rank(self._taylor.scores())
+            self._choice.advance(1 - (1 - progress) ** 3)
+            self._taylor, self._last = Taylor(self._target.model, self._target.graph), trainer.global_step
+        for model in self._target.copies(trainer):
+            silence(model, self._target.graph, self._choice.chosen)
+
+
+class _History(Callback):
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the mAP of the epoch, which has been validated by now."""
+        self.scores.append(float(trainer.callback_metrics["val/map"]))
+
+
+def images(case: Case) -> YOLODataModule:
+    """The data, without mosaics in the last epochs."""
+    augment = Augmentation(close_mosaic=5)
+    return YOLODataModule(case.data, imgsz=case.imgsz, batch=16, workers=0, cache="ram", augment=augment)
+
+
+def trainer_of(epochs: int, seed: int, callbacks: list[Callback]) -> Trainer:
+    """A quiet Trainer, after the seed has been set."""
+    seed_everything(seed, workers=True, verbose=False)
+    return Trainer(
+        max_epochs=epochs,
+        gradient_clip_val=10.0,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def dense(run: Run) -> None:
+    """The dense model, trained as long."""
+    run.fit(run.case.epochs)
+
+
+def one_prune(run: Run) -> None:
+    """One Taylor prune of the baseline, then one fit."""
+    run.prune()
+    run.fit(run.case.epochs)
+
+
+def one_prune_taught(run: Run) -> None:
+    """The same; the fit learns from the baseline too."""
+    run.prune()
+    run.fit(run.case.epochs, RATE, Distillation(run.baseline))
+
+
+def dense_taught(run: Run) -> None:
+    """The dense model, which learns from the baseline too."""
+    run.fit(run.case.epochs, RATE, Distillation(run.baseline))
+
+
+def rounds(count: int) -> Callable[[Run], None]:
+    """Rounds of a Taylor prune and a fit, in equal factors of the FLOPs; half of the epochs are the last fit's."""
+
+    def arm(run: Run) -> None:
+        between = max(1, run.case.epochs // (2 * count))
+        for done in range(1, count + 1):
+            run.prune(share=run.case.share ** (done / count))
+            last = done == count
+            run.fit(run.case.epochs - (count - 1) * between if last else between)
+
+    return arm
+
+
+def spread(run: Run) -> None:
+    """Channels go every few steps within the first third of one fit, by the Taylor importance of the steps between."""
+    run.fit(run.case.epochs, RATE, Spread(run.selection()))
+    run.prune(GAMMA)
+
+
+def growing(run: Run) -> None:
+    """A growing set of channels fades, then they are pruned; finetune."""
+    run.sparse(PHASE_RATE, GammaSparsity("growing", selection=run.selection()))
+
+
+def decaying_l1(kind: Literal["proximal", "subgradient"], hyp: Hyperparameters) -> Callable[[Run], None]:
+    """The decaying L1 on the channels that a Taylor prune of the baseline would take; prune and finetune."""
+
+    def arm(run: Run) -> None:
+        run.sparse(hyp, GammaSparsity(kind, "auto", selection=run.selection(), choose="taylor"))
+
+    return arm
+
+
+def l1_on_all(run: Run) -> None:
+    """The decaying L1 on every gamma."""
+    run.sparse(SLOW_SGD, GammaSparsity("subgradient", "auto", selection=run.selection()))
+
+
+ARMS: dict[str, Callable[[Run], None]] = {
+    "dense": dense,
+    "dense taught": dense_taught,
+    "one prune": one_prune,
+    "one prune taught": one_prune_taught,
+    "2 rounds": rounds(2),
+    "4 rounds": rounds(4),
+    "8 rounds": rounds(8),
+    "spread": spread,
+    "growing": growing,
+    "proximal L1": decaying_l1("proximal", PHASE_RATE),
+    "subgradient L1": decaying_l1("subgradient", SLOW_SGD),
+    "L1 on all": l1_on_all,
+}

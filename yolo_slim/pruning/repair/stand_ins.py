@@ -1,0 +1,63 @@
+"""Dead channels that stay where a budget or a multiple allows no more channels than it says."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.repair.compensate import compensate
+from yolo_slim.pruning.selection.cost import CostModel
+from yolo_slim.pruning.selection.select import select
+from yolo_slim.pruning.selection.selection import Selected, Selection
+from yolo_slim.pruning.sparsity.penalty import small_share
+
+
+def stand_ins(model: nn.Module, graph: ChannelGraph, dropped: Tensor, kept: Tensor) -> Tensor:
+    """The dead channels that an exact :func:`compensate` keeps.
+
+    Args:
+        model: The dense model, which is left as it is.
+        graph: Its channel graph.
+        dropped: Bool (num_groups,), the groups to drop.
+        kept: Bool (num_groups,), dead channels that stay in any case.
+
+    Returns:
+        Bool (num_groups,), those of ``kept`` included.
+    """
+    done = compensate(copy.deepcopy(model), graph, dropped, exact=True, kept=kept)
+    return (dropped | kept) & ~done.dropped
+
+
+def mostly_small(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> bool:
+    """Whether most of the gammas of dropped groups are small, so that their channels really are constants."""
+    gammas = [
+        model.get_submodule(name).weight[dropped[groups]]  # type: ignore[index]
+        for name, groups in graph.gammas.items()
+    ]
+    return small_share(torch.cat([gamma.detach().abs().cpu() for gamma in gammas])) > 0.5 if gammas else False
+
+
+def select_beside_stand_ins(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Tensor,
+    selection: Selection,
+    cost: CostModel | None,
+    selected: Selected,
+) -> tuple[Selected, Tensor]:
+    """Selects anew until the dead channels that exact compensation keeps are among those that stay.
+
+    Returns:
+        The selection, and bool (num_groups,), these channels.
+
+    Raises:
+        ValueError: If a budget cannot be reached with them.
+    """
+    kept = torch.zeros_like(selected.dropped)
+    while bool(((needed := stand_ins(model, graph, selected.dropped, kept)) & ~kept).any()):
+        kept = needed
+        selected = select(graph, scores.masked_fill(kept.to(scores.device), float("inf")), selection, cost)
+    return selected, kept
