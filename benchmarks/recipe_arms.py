@@ -18,11 +18,11 @@ from yolo_slim.pruning import Choice, CostModel, Importance, Selection, Taylor, 
 from yolo_slim.workflow import PruneSettings, prune_file
 
 #: Share of the epochs that a sparse phase takes; the finetune has the rest.
-PHASE = 2 / 3
+PHASE = 1 / 2
 
 RATE = Hyperparameters(optimizer="AdamW", lr0=2e-3, momentum=0.9, warmup_epochs=1.0, warmup_bias_lr=0.0, nbs=16)
 #: A sparse phase and its finetune share one schedule: the first ends where the second begins.
-PHASE_RATE, FINETUNE = replace(RATE, lrf=1 / 3), replace(RATE, lr0=RATE.lr0 / 3)
+PHASE_RATE, FINETUNE = replace(RATE, lrf=1 / 2), replace(RATE, lr0=RATE.lr0 / 2)
 #: The subgradient's phase: without clipping, and with steps that the optimizer does not divide by the gradient's size.
 SLOW_SGD = Hyperparameters(optimizer="SGD", lr0=1e-3, warmup_epochs=1.0, warmup_bias_lr=0.0, nbs=16)
 TAYLOR, GAMMA = Importance("taylor"), Importance("gamma")

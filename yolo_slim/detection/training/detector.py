@@ -233,7 +233,7 @@ class YOLODetector(LightningModule):
         return distillation_loss(outputs, taught, (self.hyp.cls, self.hyp.dfl))
 
     def plain_losses(self) -> Iterator[Tensor] | None:
-        """Losses of some batches of training images without augmentation; None where they are not a YOLODataModule's."""
+        """Losses of some batches of training images without augmentation; None for other data than ours."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, YOLODataModule):
             return None
