@@ -21,6 +21,7 @@ from yolo_slim.callbacks.framework import (
     rank_zero_warn,
 )
 from yolo_slim.callbacks.gamma_sparsity import GammaSparsity
+from yolo_slim.callbacks.plain_look import plain_taylor
 from yolo_slim.callbacks.slim_checkpoint import in_float32, module_checkpoint, prune_alike, prune_module, save_slim
 from yolo_slim.callbacks.sparse_phase.checks import differing
 from yolo_slim.callbacks.taken_steps import TakenSteps
@@ -59,7 +60,7 @@ class ChannelPruning(Callback):
         selection: Everything a :class:`yolo_slim.pruning.Selection` can ask for, such as a budget, in place of the
             four arguments above.
         importance: How channels are scored; by default by |gamma|. ``Importance("taylor")`` takes the gradients of
-            the fit's last epoch.
+            ``pl_module.plain_losses()`` at the end of the fit, see :class:`GammaSparsity`, or those of its last epoch.
         compensation: What becomes of the constants that channels with a small gamma pass on: "none", "fold", "exact"
             or "auto", which is exact where the selection allows it, see :func:`yolo_slim.pruning.prune`.
         target: Path of the submodule; by default ``pl_module.pruning_target`` or the whole module.
@@ -164,6 +165,9 @@ class ChannelPruning(Callback):
             if self._target is None or converted:  # traced anew with inputs of the other type
                 self._target = Target(pl_module, self.target)
             target = self._target
+            taylor = self._taylor
+            if self.importance.kind == "taylor":
+                taylor = plain_taylor(trainer, target) or taylor
             if trainer.is_global_zero:
                 folder.mkdir(parents=True, exist_ok=True)
                 save_whole(module_checkpoint(pl_module), folder / _UNPRUNED)
@@ -175,7 +179,7 @@ class ChannelPruning(Callback):
                         pl_module,
                         selection,
                         importance=self.importance,
-                        taylor=self._taylor,
+                        taylor=taylor,
                         compensation=self.compensation,
                         target=target,
                     ),

@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
-from yolo_slim.pruning import Selection, Taylor, select, trace, train_but_statistics
+from yolo_slim.pruning import Importance, Selection, Taylor, select, trace, train_but_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:GammaSparsity")
 LOOKS: list[int] = []
@@ -207,3 +207,19 @@ def test_a_look_without_a_finite_gradient_is_refused(tmp_path):
 def test_an_unknown_way_to_choose_is_refused():
     with pytest.raises(Exception, match="choose='gamma' is unknown; expected one of none, taylor"):
         GammaSparsity("proximal", choose="gamma")
+
+
+def test_a_taylor_prune_at_the_end_of_a_fit_looks_at_plain_images_too(tmp_path):
+    module, expected = module_of(lr=0.05), {}
+    selection = Selection(0.4, min_channels=2)
+
+    class Before(Callback):
+        def on_train_end(self, trainer, pl_module):
+            expected.update(chosen_by_hand(pl_module, selection, pl_module.plain))
+
+    pruning = ChannelPruning(selection=selection, importance=Importance("taylor"), compensation="none")
+    toy_trainer(tmp_path, callbacks=[pruning, Before()]).fit(module, toy_loader())
+    assert len(LOOKS) == 1
+    for name in GAMMAS:
+        kept = (~expected[name]).nonzero().flatten().tolist()
+        assert pruning.report.plan.entries.get(name, {"out": list(range(len(expected[name])))})["out"] == kept

@@ -61,3 +61,14 @@ def test_other_data_has_no_plain_losses(tmp_path, shapes_dir):
 
     sparsity = GammaSparsity("proximal", 1.0, choose="taylor")
     trainer_for(tmp_path, max_epochs=2, limit_train_batches=2, callbacks=[Look(), sparsity]).fit(detector, loader)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_channels_are_chosen_in_any_precision(tmp_path, shapes_dir, precision):
+    data = data_for(shapes_dir)
+    detector, sparsity = detector_for(data), GammaSparsity("growing", ratio=0.5)
+    trainer = trainer_for(
+        tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0, precision=precision, callbacks=[sparsity]
+    )
+    trainer.fit(detector, data)
+    assert (sparsity.gammas_after == 0).float().mean() == pytest.approx(0.5, abs=0.05)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.data.plain import to_device, training_batches
+from yolo_slim.detection.data.plain import each_training_batch, to_device
 from yolo_slim.detection.files.checkpoints import adapt_classes, read_record, stamp
 from yolo_slim.detection.files.record import NetworkRecord
 from yolo_slim.detection.files.training_state import check_training_state
@@ -237,7 +237,8 @@ class YOLODetector(LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, YOLODataModule):
             return None
-        return (self.loss(to_device(batch, self.device)) for batch in training_batches(data))
+        kind = next(self.net.parameters()).dtype
+        return (self.loss(to_device(batch, self.device, kind)) for batch in each_training_batch(data))
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
