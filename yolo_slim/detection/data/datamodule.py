@@ -80,6 +80,7 @@ class YOLODataModule(LightningDataModule):
         self.datasets: dict[str, YOLODataset] = {}
         self._train: SeededDataset | None = None
         self._mosaic_closed = False
+        self.announces = True  # the images of each split, once per fit
 
     def fresh(self, **changes: Any) -> YOLODataModule:
         """Returns another data module with the same arguments, but for the given ones; nothing of a Trainer is kept."""
@@ -135,7 +136,7 @@ class YOLODataModule(LightningDataModule):
             ValueError: If the YAML, an image or a label is malformed.
         """
         self.datasets = self._build(stage, self.cache)
-        for split, dataset in self.datasets.items():
+        for split, dataset in self.datasets.items() if self.announces else ():
             rank_zero_info(f"{split}: {data_checks.counted(dataset)}")
         if stage == "fit":
             self._train = SeededDataset(self.datasets["train"], seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))

@@ -34,6 +34,7 @@ def each_training_batch(data: YOLODataModule, count: int = 16) -> Iterator[dict[
     if count < 1:
         raise ValueError(f"batches={count}: expected at least 1 batch of training images")
     still = data.fresh(imgsz=data.imgsz, workers=0, cache="none", augment=UNCHANGED)
+    still.announces = False
     still.prepare_data()
     still.setup("fit")
     for batch in islice(still.train_dataloader(), count):
