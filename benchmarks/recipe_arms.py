@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from torch.optim import Optimizer
 
 from benchmarks.scores import validated
-from yolo_slim.callbacks import Distillation, FreshStatistics, GammaSparsity, Target, WeightEMA
+from yolo_slim.callbacks import Distillation, FreshStatistics, GammaSparsity, WeightEMA
 from yolo_slim.detection import Augmentation, Hyperparameters, YOLODataModule, YOLODetector
-from yolo_slim.pruning import Choice, CostModel, Importance, Selection, Taylor, profile, silence
+from yolo_slim.pruning import Importance, Selection, profile
 from yolo_slim.workflow import PruneSettings, prune_file
 
 #: Share of the epochs that a sparse phase takes; the finetune has the rest.
@@ -99,43 +98,6 @@ class Run:
         self.fit(self.case.epochs - first, FINETUNE)
 
 
-class Spread(Callback):
-    """Removes more channels every few steps of a fit, as Molchanov et al. (CVPR 2019) do: they are zero from then on.
-
-    Args:
-        selection: What is removed in the end.
-        steps: Steps between two removals, whose gradients rank the channels.
-        until: Share of the fit after which all are removed, on a cubic ramp.
-    """
-
-    def __init__(self, selection: Selection, steps: int = 5, until: float = 1 / 3) -> None:
-        self._selection, self._steps, self._until = selection, steps, until
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing is removed yet."""
-        self._target = Target(pl_module)
-        graph = self._target.graph
-        cost = CostModel(self._target.model, graph, self._target.example)
-        self._choice, self._taylor = Choice(graph, self._selection, cost), Taylor(self._target.model, graph)
-        self._last = trainer.global_step
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Reads the gradients."""
-        self._taylor.observe()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """Removes, and keeps what is removed at zero."""
-        if trainer.global_step >= self._last + self._steps and self._choice.share < 1:
-            progress = min(1.0, trainer.global_step / (self._until * float(trainer.estimated_stepping_batches)))
-            self._choice.rank(self._taylor.scores())
-            self._choice.advance(1 - (1 - progress) ** 3)
-            self._taylor, self._last = Taylor(self._target.model, self._target.graph), trainer.global_step
-        for model in self._target.copies(trainer):
-            silence(model, self._target.graph, self._choice.chosen)
-
-
 class _History(Callback):
     def __init__(self) -> None:
         self.scores: list[float] = []
@@ -200,14 +162,14 @@ def rounds(count: int) -> Callable[[Run], None]:
     return arm
 
 
-def spread(run: Run) -> None:
-    """Channels go every few steps within the first third of one fit, by the Taylor importance of the steps between."""
-    run.fit(run.case.epochs, RATE, Spread(run.selection()))
+def growing(run: Run) -> None:
+    """One fit, within the first third of which more and more channels become zero; then they are cut."""
+    run.fit(run.case.epochs, RATE, GammaSparsity("growing", selection=run.selection()))
     run.prune(GAMMA)
 
 
-def growing(run: Run) -> None:
-    """A growing set of channels fades, then they are pruned; finetune."""
+def growing_finetuned(run: Run) -> None:
+    """The same in half of the epochs; the other half is a finetune of what was cut."""
     run.sparse(PHASE_RATE, GammaSparsity("growing", selection=run.selection()))
 
 
@@ -233,8 +195,8 @@ ARMS: dict[str, Callable[[Run], None]] = {
     "2 rounds": rounds(2),
     "4 rounds": rounds(4),
     "8 rounds": rounds(8),
-    "spread": spread,
     "growing": growing,
+    "growing, finetuned": growing_finetuned,
     "proximal L1": decaying_l1("proximal", PHASE_RATE),
     "subgradient L1": decaying_l1("subgradient", SLOW_SGD),
     "L1 on all": l1_on_all,

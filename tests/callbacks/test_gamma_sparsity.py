@@ -221,13 +221,6 @@ def test_a_module_without_batchnorm(tmp_path):
         toy_trainer(tmp_path, callbacks=[GammaSparsity()]).fit(module, toy_loader())
 
 
-def test_growing_needs_two_epochs(tmp_path):
-    with pytest.raises(MisconfigurationException, match="max_epochs=1"):
-        toy_trainer(tmp_path, max_epochs=1, callbacks=[GammaSparsity(penalty="growing")]).fit(
-            ToyClassifier(), toy_loader()
-        )
-
-
 def test_says_when_the_penalty_cannot_work(tmp_path):
     """10 steps of rate 0.05 at strengths 0.01 and 0.0055: far from gammas of 1."""
     with pytest.warns(UserWarning, match=r"by 0\.00388 at most; .* up to 1\. .* try strength=2\.6 or more") as seen:

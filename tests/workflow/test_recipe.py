@@ -174,7 +174,7 @@ def test_a_run_that_is_going_on_is_not_started_twice(straight, config, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--sparse.epochs", "1"], "got sparse.epochs=1; set sparse.epochs to 2 or more"),
+        (["--sparse.epochs", "0"], "sparse.epochs=0: expected at least 1"),
         (
             ["--sparse.sparsity.penalty", "growing", "--prune.selection.max_latency_ms", "3"],
             "no channels can be chosen for max_latency_ms=3",

@@ -41,13 +41,15 @@ class GammaSparsity(Callback):
     channels alone that a prune of the model as it is would take by first-order Taylor importance: what the loss says
     before the phase is a better choice than what a penalty that must reach zero in some hundred steps leaves.
 
-    ``penalty="growing"`` chooses in the same way, and lets more and more of the chosen channels fade to exactly zero
-    while the others adapt (:class:`yolo_slim.pruning.Growing`); a prune with the same selection then removes
-    channels that do nothing. It works with any optimizer, mixed precision and clipping.
+    ``penalty="growing"`` makes more and more channels exactly zero, within the first third of the fit, while the others
+    take over (:class:`yolo_slim.pruning.Growing`): each time those that are the least important by the gradients of the
+    steps since the last time. A prune with the same selection then removes channels that do nothing. It works with any
+    optimizer, mixed precision and clipping.
 
-    Channels are chosen once, before the first step, where the module offers a method ``plain_losses() ->
-    Iterable[Tensor] | None``: its losses on some batches of images as they are when the network is used. Where it
-    does not, or gives None, the gradients of the first epoch choose, and the penalty begins with the second one.
+    For ``choose="taylor"`` channels are chosen once, before the first step, where the module offers a method
+    ``plain_losses() -> Iterable[Tensor] | None``: its losses on some batches of images as they are when the network is
+    used. Where it does not, or gives None, the gradients of the first epoch choose, and the penalty begins with the
+    second one.
 
     The gammas that are penalised are those that pruning with the same ``shortcuts`` and ``ignore`` ranks. Every epoch
     logs their distribution (as :class:`GammaMonitor` does) and what a prune by |gamma| with the same selection would
@@ -121,7 +123,7 @@ class GammaSparsity(Callback):
         if stage != "fit":
             return
         self._left = None
-        check_trainer(trainer, self.penalty)
+        check_trainer(trainer)
         # Weights of 16 bits cannot take the small steps of an L1 term: 1.0 - 0.001 is 1.0 in bfloat16.
         half = trainer.strategy.precision_plugin.precision in ("16-true", "bf16-true")
         if self.penalty == "subgradient" or (self.penalty == "proximal" and half):
@@ -165,8 +167,8 @@ class GammaSparsity(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """After an optimizer step: shrinks the chosen channels, and at the end of the fit makes them zero."""
-        self._running.batch_end(trainer)
+        """After an optimizer step: lets the chosen channels become more, and keeps them at zero."""
+        self._running.batch_end(trainer, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs how the gammas are distributed, and what a prune would leave."""

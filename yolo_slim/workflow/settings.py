@@ -109,7 +109,7 @@ class RecipeSettings:
         if not self.baseline.enabled and not self.weights and not self.model.endswith(".pt"):
             raise ValueError("without the baseline phase there are no trained weights: give them as --model.weights")
         if self.sparse.enabled:
-            check_epochs(self.sparse.epochs, self.sparse.sparsity.penalty, "sparse.epochs")
+            check_epochs(self.sparse.epochs, "sparse.epochs")
             if self.prune.enabled and self.sparse.sparsity.selection != self.prune.selection:
                 raise ValueError(
                     f"the sparse phase works towards {self.sparse.sparsity.selection!r}, and the prune is asked for "

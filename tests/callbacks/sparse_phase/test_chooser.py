@@ -71,7 +71,7 @@ def sparsity(penalty, **settings):
     return GammaSparsity(penalty, selection=Selection(0.4, min_channels=2), **strength, **settings)
 
 
-@pytest.mark.parametrize("penalty", ["proximal", "subgradient", "growing"])
+@pytest.mark.parametrize("penalty", ["proximal", "subgradient"])
 def test_what_a_taylor_prune_would_take_fades_and_nothing_else(tmp_path, penalty):
     module = module_of(lr=0.01)
     expected = chosen_by_hand(module, Selection(0.4, min_channels=2), module.plain)
@@ -100,7 +100,7 @@ def test_the_prune_takes_what_was_chosen(tmp_path, penalty):
     assert torch.allclose(module.eval()(torch.ones(1, 3, 8, 8)), outputs[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("penalty", ["proximal", "subgradient", "growing"])
+@pytest.mark.parametrize("penalty", ["proximal", "subgradient"])
 @pytest.mark.parametrize("kind", [ToyClassifier, "none today"])
 def test_without_plain_images_the_first_epoch_tells(tmp_path, penalty, kind):
     class NoneToday(Plain):

@@ -6,29 +6,29 @@ import torch
 
 from tests.helpers.pruned import toy
 from yolo_slim.pruning import Choice, Growing, Selection
-from yolo_slim.pruning.sparsity.growing import growing_ratio
 
 
-def fading(epochs, steps, ratio=0.5):
+def grown(*points, ratio=0.5):
     model, graph = toy("plain")
-    choice = Choice(graph, Selection(ratio, min_channels=1))
-    choice.rank(torch.arange(graph.num_groups, dtype=torch.float64))
-    growing = Growing(model, graph, choice)
-    for epoch in range(epochs):
-        growing.start_epoch(epoch, epochs, steps)
-        for _ in range(steps):
-            growing.shrink(model)
-    return model, graph, growing
+    growing = Growing(model, graph, Choice(graph, Selection(ratio, min_channels=1)))
+    sizes = []
+    for seed, point in enumerate(points):
+        growing.choice.rank(torch.rand(graph.num_groups, generator=torch.Generator().manual_seed(seed)))
+        growing.advance(point)
+        growing.hold(model)
+        sizes.append(int(growing.choice.chosen.sum()))
+    return model, graph, growing, sizes
 
 
-def test_the_set_is_complete_after_two_fifths_of_the_fit():
-    assert [growing_ratio(epoch, 20, 1.0) == 1.0 for epoch in (7, 8, 19)] == [False, True, True]
-    assert growing_ratio(1, 2, 0.5) == 0.5
+def test_the_set_grows_on_a_cubic_ramp_and_is_complete_at_one():
+    _, _, growing, sizes = grown(0.1, 0.3, 1.0, 1.2)
+    assert 0 < sizes[0] < sizes[1] < sizes[2] == sizes[3]
+    assert growing.choice.share == 1.0
 
 
-def test_what_is_chosen_fades_with_its_beta_and_the_others_stay():
+def test_what_is_chosen_is_zero_with_its_beta_and_the_others_stay():
     before, _ = toy("plain")
-    model, graph, growing = fading(epochs=5, steps=3)
+    model, graph, growing, _ = grown(0.2, 1.0)
     for name in ("b1", "b2"):
         chosen = growing.choice.chosen[graph.gammas[name]]
         norm, old = getattr(model, name), getattr(before, name)
@@ -38,10 +38,17 @@ def test_what_is_chosen_fades_with_its_beta_and_the_others_stay():
     assert growing.choice.chosen.any()
 
 
-def test_a_fit_that_ends_within_the_first_steps_of_an_epoch_gives_its_new_channels_up():
-    model, _, growing = fading(epochs=1, steps=1)
-    growing.start_epoch(1, 10, 100)
-    growing.shrink(model)
-    growing.stop(model)
-    assert not growing.choice.chosen.any()
-    assert growing.choice.share == 0.0
+def test_it_is_held_in_every_copy():
+    model, graph, growing, _ = grown(1.0)
+    copy, _ = toy("plain")
+    with torch.no_grad():
+        for norm in (model.b1, model.b2):
+            norm.weight += 1
+            norm.bias += 1
+    growing.hold(model, copy)
+    for name in ("b1", "b2"):
+        chosen = growing.choice.chosen[graph.gammas[name]]
+        for one in (model, copy):
+            assert (getattr(one, name).weight[chosen] == 0).all()
+            assert (getattr(one, name).bias[chosen] == 0).all()
+            assert (getattr(one, name).weight[~chosen] != 0).all()

@@ -54,7 +54,7 @@ class Penalty:
             raise MisconfigurationException(f"final_fraction={self.final_fraction} is out of range; expected 0 to 1")
 
 
-def check_trainer(trainer: Trainer, penalty: str) -> None:
+def check_trainer(trainer: Trainer) -> None:
     """Refuses strategies that shard parameters, and fits without a number of epochs.
 
     Raises:
@@ -62,28 +62,22 @@ def check_trainer(trainer: Trainer, penalty: str) -> None:
     """
     check_strategy(trainer, "GammaSparsity")
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        check_epochs(trainer.max_epochs, penalty)
+        check_epochs(trainer.max_epochs)
 
 
-def check_epochs(epochs: int | None, penalty: str, name: str = "max_epochs") -> None:
-    """Refuses a number of epochs in which a sparse phase cannot do what it is for.
+def check_epochs(epochs: int | None, name: str = "max_epochs") -> None:
+    """Refuses a sparse phase without a number of epochs.
 
     Args:
         epochs: Epochs of the phase.
-        penalty: Its penalty.
         name: What the number is called where it has been given.
 
     Raises:
-        MisconfigurationException: If there are none, or too few.
+        MisconfigurationException: If there are none.
     """
     if not epochs or epochs < 1:
         raise MisconfigurationException(
             f"GammaSparsity needs the number of epochs for its schedule, got {name}={epochs}; set {name}"
-        )
-    if penalty == "growing" and epochs < 2:
-        raise MisconfigurationException(
-            "penalty='growing' measures importance in one epoch and chooses channels from the next one on, "
-            f"got {name}={epochs}; set {name} to 2 or more"
         )
 
 

@@ -1,20 +1,21 @@
-"""A sparse phase in which a growing set of channels fades."""
+"""A sparse phase in which more and more channels become zero."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import LightningModule, Trainer, rank_zero_warn
-from yolo_slim.callbacks.sparse_phase.chooser import Chooser
+from yolo_slim.callbacks.framework import LightningModule, Trainer, overflowed, rank_zero_warn
+from yolo_slim.callbacks.plain_look import equal_on_all_ranks
 from yolo_slim.callbacks.target import Target
-from yolo_slim.pruning import CostModel, Growing, Selection
+from yolo_slim.pruning import Choice, CostModel, Growing, Selection, Taylor
 
 
 class GrowingPhase:
-    """Chooses more channels every epoch, and shrinks the chosen ones after each step.
+    """Ranks the channels by the gradients of the last steps, and makes more of them zero, several times an epoch.
 
     Args:
         target: What is made sparse.
@@ -22,76 +23,76 @@ class GrowingPhase:
         cost: Counts parameters and operations, where the selection needs it.
 
     Raises:
-        ValueError: If the selection is not one that can be worked towards.
+        ValueError: If the selection is not one that channels can be chosen for.
     """
 
     #: Key of its state.
     name = "growing"
+    #: Share of the fit after which the set is complete, and how often it grows until then, if there are the steps for
+    #: that: at most every few batches, so that no single batch decides.
+    COMPLETE, TIMES, BATCHES = 1 / 3, 25, 5
 
     def __init__(self, target: Target, selection: Selection, cost: CostModel | None) -> None:
         self._target = target
-        self._chooser = Chooser(target, selection, cost)
-        self._choice = self._chooser.choice
+        self._choice = Choice(target.graph, selection, cost)
         self._growing = Growing(target.model, target.graph, self._choice)
-        self._complete = False
-        self.says = f"a growing set of channels fades to zero, towards {selection}"
+        self._taylor: Taylor | None = None
+        self._reached = 0.0
+        self.says = f"more and more channels become zero, towards {selection}"
 
     def check(self, trainer: Trainer) -> None:
         """Works with any optimizers."""
 
     def start(self, trainer: Trainer, pl_module: LightningModule, rests: tuple[str, ...]) -> None:
-        """Ranks the channels before the first step, where that can be done."""
-        self._chooser.start(trainer, rests)
+        """Has nothing to say about how far gammas travel."""
 
     def follow(self, selection: Selection) -> None:
-        """Is told who rests at the start of every epoch."""
+        """Is told who rests whenever it chooses."""
 
     def per_step(self, epoch: int) -> float:
-        """Nothing shrinks in the first epoch, and of later ones the last one tells."""
+        """What is zero does not move; how fast the others do, the last epoch tells."""
         return 0.0
 
     def start_epoch(self, trainer: Trainer, steps: int, rests: tuple[str, ...]) -> dict[str, float]:
-        """Chooses the channels of the epoch; returns what is logged."""
-        self._chooser.start(trainer, rests)
-        # Nothing shrinks in the first epoch, so there always is an earlier one whose steps are known.
-        reached = self._growing.start_epoch(trainer.current_epoch, trainer.max_epochs or 1, steps, rests)
-        return {"sparsity/chosen": reached}
+        """Begins to read gradients, so that a resumed fit reads those of a straight one; returns what is logged."""
+        self._taylor = Taylor(self._target.model, self._target.graph) if self._choice.share < 1 else None
+        return {"sparsity/chosen": self._reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        """Reads the complete gradients where channels are not ranked yet."""
-        self._chooser.before_step(trainer, optimizer)
+        """Reads the complete gradients of a step that will be taken, until the set is complete."""
+        if self._taylor is not None and not overflowed(trainer, optimizer):
+            self._taylor.observe()
 
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Waits for the end of the batch, when averaging callbacks have seen the step."""
 
-    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
-        """After a step: shrinks the chosen channels, and at the end of the fit makes them zero."""
-        self._chooser.batch_end(trainer, rests)
-        if taken:
-            self._growing.shrink(*self._target.copies(trainer))
-        if trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs:
-            self._growing.finish(*self._target.copies(trainer))
-            self._complete = True
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...], batch_idx: int) -> None:
+        """Lets the set grow where it is time for that, and holds what is chosen at zero."""
+        if self._taylor is not None and self._taylor.batches and self._due(trainer, batch_idx):
+            self._choice.rank(equal_on_all_ranks(trainer, self._taylor.scores()))
+            self._reached = self._growing.advance(self._progress(trainer, batch_idx), rests)
+            self._taylor = Taylor(self._target.model, self._target.graph) if self._choice.share < 1 else None
+            self._growing.hold(*self._target.copies(trainer))
+        elif taken:
+            self._growing.hold(*self._target.copies(trainer))
 
     def end(self, trainer: Trainer) -> None:
-        """Where the fit ends early: makes what has faded zero, and says how far that is from what was asked."""
-        if self._complete:
-            return
-        self._growing.stop(*self._target.copies(trainer))
+        """Where the fit ends early: says how far what is zero is from what was asked."""
+        self._growing.hold(*self._target.copies(trainer))
         if self._choice.share == 1:
             return
         selection = self._choice.selection
         layers = self._target.graph.prunable_gammas(selection.shortcuts, selection.ignore)
         groups = torch.cat([layer.groups[layer.prunable] for layer in layers])
-        faded = self._choice.chosen[groups.cpu()].float().mean().item()
+        gone = self._choice.chosen[groups.cpu()].float().mean().item()
         rank_zero_warn(
             f"GammaSparsity: the fit has ended in epoch {trainer.current_epoch} of "
-            f"{trainer.max_epochs}, at {self._choice.share:.0%} of the way to {selection}: {faded:.1%} of the "
+            f"{trainer.max_epochs}, at {self._choice.share:.0%} of the way to {selection}: {gone:.1%} of the "
             "prunable channels are zero. A prune that takes more costs accuracy."
         )
 
     def prepared(self, selection: Selection) -> Selection:
-        """What a prune at the end of the fit can ask for: as much of it as has faded."""
+        """What a prune at the end of the fit can ask for: as much of it as is zero."""
         choice = self._choice
         if choice.share == 1 or not selection.budgets.keys() <= choice.dense.keys():
             return selection
@@ -99,8 +100,26 @@ class GrowingPhase:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers from which a resumed fit goes on."""
-        return self._chooser.state_dict()
+        return {**self._choice.state_dict(), "reached": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave."""
-        self._chooser.load_state_dict(state)
+        self._choice.load_state_dict(state)
+        self._reached = float(state.get("reached", 0.0))
+
+    def _progress(self, trainer: Trainer, batch_idx: int) -> float:
+        """How far the growth is when a batch is over; 1 when the set is complete."""
+        batches = trainer.num_training_batches
+        done = 1.0 if trainer.is_last_batch else (batch_idx + 1) / batches
+        return (trainer.current_epoch + done) / self._epochs(trainer)
+
+    def _due(self, trainer: Trainer, batch_idx: int) -> bool:
+        """Whether the set grows at the end of a batch: at the last one of an epoch, and evenly before."""
+        batches = trainer.num_training_batches
+        if trainer.is_last_batch or math.isinf(batches):
+            return bool(trainer.is_last_batch)
+        times = max(1, min(round(self.TIMES / self._epochs(trainer)), int(batches) // self.BATCHES))
+        return (batch_idx + 1) * times // int(batches) > batch_idx * times // int(batches)
+
+    def _epochs(self, trainer: Trainer) -> float:
+        return max(1.0, self.COMPLETE * (trainer.max_epochs or 1))

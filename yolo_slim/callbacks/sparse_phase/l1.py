@@ -83,7 +83,7 @@ class L1Phase:
         if ranked and isinstance(self._gammas, Proximal):
             self._gammas.shrink(optimizer, self._now(trainer), self._beta_strength)
 
-    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...], batch_idx: int) -> None:
         """Ranks the channels where that could not be done before; averages become zero where the weights are."""
         if taken and isinstance(self._gammas, Proximal):
             self._gammas.copy_zeros(*self._target.copies(trainer)[1:])
