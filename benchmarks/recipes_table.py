@@ -88,7 +88,7 @@ def draw(rows: list[Row], lengths: list[int], picture: str) -> None:
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_title(f"{epochs} epochs after the baseline")
         axis.set_xlabel("GFLOPs left, share of the dense model")
-    axes[0][0].set_ylabel("mAP50-95, last epochs, less that of the dense model trained as long")
+    axes[0][0].set_ylabel("mAP50-95 of the last epochs, less dense")
     axes[0][-1].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(picture, dpi=110)

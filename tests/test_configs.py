@@ -54,7 +54,7 @@ def test_prune_config():
 @pytest.mark.parametrize("file", SLIM)
 def test_slim_configs(file):
     given = slim_parser().parse_args(["-c", str(ROOT / file), "--data.data", "shapes"])
-    assert (given.sparse.sparsity.penalty, given.sparse.sparsity.choose) == ("proximal", "taylor")
+    assert given.sparse.sparsity.penalty == "growing"
     parts = slim_parser().instantiate_classes(given)
     assert parts.sparse.sparsity.selection == parts.prune.selection
     assert parts.sparse.sparsity.selection.ratio == given.prune.selection.ratio

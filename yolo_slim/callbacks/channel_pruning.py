@@ -50,7 +50,7 @@ class ChannelPruning(Callback):
     report. Rank 0 decides and writes, every rank does the same surgery.
 
     Beside a :class:`GammaSparsity` it takes what that has prepared: layers that the fit did not train stay, and where
-    ``growing`` was cut short, no more is removed than has faded.
+    ``growing`` was cut short, no more is removed than is zero.
 
     Args:
         ratio: Share of the prunable channels to remove, in [0, 1), 0.5 by default.

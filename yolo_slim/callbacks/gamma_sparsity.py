@@ -199,7 +199,7 @@ class GammaSparsity(Callback):
         """What a prune at the end of this fit can ask for.
 
         Layers that rest stay, and where ``growing`` has been cut short, the selection is as far on its way as the
-        channels that have faded.
+        channels that are zero.
         """
         return selection if self._fit is None else self._fit.prepared(selection)
 

@@ -1,4 +1,4 @@
-"""Ranks the channels of a sparse phase: once, before anything fades."""
+"""Ranks the channels of an L1 phase: once, before anything shrinks."""
 
 from __future__ import annotations
 

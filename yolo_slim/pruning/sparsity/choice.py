@@ -18,9 +18,9 @@ from yolo_slim.pruning.sparsity.resting import without
 class Choice:
     """The groups that a prune shall find dispensable, chosen by the scores of the model as it was before.
 
-    What fades says nothing about its worth any more: a branch that is half removed looks unimportant and would be
-    removed altogether. So the groups are those that a prune of the model would take when it is ranked, the least
-    important first, and chosen groups stay chosen when it is ranked anew.
+    What fades says nothing about its worth any more, and what is zero has no gradient that says more than that. So the
+    groups are those that a prune of the model would take when it is ranked, the least important first, and chosen
+    groups stay chosen when it is ranked anew.
 
     Args:
         graph: The channel graph.
