@@ -16,12 +16,11 @@ from yolo_slim.callbacks.framework import (
     Trainer,
     callbacks_of,
     check_strategy,
-    overflowed,
     rank_zero_info,
     rank_zero_warn,
 )
 from yolo_slim.callbacks.gamma_sparsity import GammaSparsity
-from yolo_slim.callbacks.plain_look import plain_taylor
+from yolo_slim.callbacks.plain_look import observe_step, plain_taylor
 from yolo_slim.callbacks.slim_checkpoint import in_float32, module_checkpoint, prune_alike, prune_module, save_slim
 from yolo_slim.callbacks.sparse_phase.checks import differing
 from yolo_slim.callbacks.taken_steps import TakenSteps
@@ -132,8 +131,8 @@ class ChannelPruning(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Observes the complete gradients of a step, where they are asked for."""
-        if self._taylor is not None and not overflowed(trainer, optimizer):
-            self._taylor.observe()
+        if self._taylor is not None:
+            observe_step(self._taylor, trainer, optimizer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prunes; averaging callbacks have put their weights into the module by now."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import MisconfigurationException, Trainer
+from yolo_slim.callbacks.framework import MisconfigurationException, Trainer, overflowed
 from yolo_slim.callbacks.target import Target
 from yolo_slim.pruning import Taylor, restored, train_but_statistics
 
@@ -60,6 +61,14 @@ def plain_taylor(trainer: Trainer, target: Target) -> Taylor | None:
             "None to have them chosen by the gradients of the first epoch"
         )
     return taylor
+
+
+def observe_step(taylor: Taylor, trainer: Trainer, optimizer: Optimizer) -> None:
+    """Reads the complete gradients of a step that will be taken, if it is one of the layers that are ranked."""
+    own = {id(parameter) for parameter in taylor.parameters}
+    stepped = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    if any(p.grad is not None and id(p) in own for p in stepped) and not overflowed(trainer, optimizer):
+        taylor.observe()
 
 
 def equal_on_all_ranks(trainer: Trainer, scores: Tensor) -> Tensor:

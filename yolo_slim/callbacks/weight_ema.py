@@ -86,8 +86,6 @@ class WeightEMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the average from the weights as they are now, equal on all ranks."""
-        if self.tau == "auto":
-            self._tau = ramp_of(float(trainer.estimated_stepping_batches), self.LAST_SHARE, self.LONGEST_TAU)
         if self._average_model is None:
             self._start(pl_module)
         else:
@@ -95,7 +93,9 @@ class WeightEMA(Callback):
         self._steps = TakenSteps(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from the steps that a Trainer has taken in earlier fits."""
+        """Counts from the steps that a Trainer has taken in earlier fits, and finds out how long this one is."""
+        if self.tau == "auto":
+            self._tau = ramp_of(float(trainer.estimated_stepping_batches), self.LAST_SHARE, self.LONGEST_TAU)
         self._latest_update_step = trainer.global_step
 
     def on_train_batch_end(

@@ -110,3 +110,34 @@ def test_a_frozen_layer_keeps_its_channels(tmp_path):
     toy_trainer(tmp_path, max_epochs=6, callbacks=[sparsity]).fit(module, toy_loader(80))
     assert (module.tail[1].weight == 1).all()
     assert int((module.stem[1].weight == 0).sum()) == 6
+
+
+@pytest.mark.parametrize("penalty", [{"penalty": "growing"}, {"penalty": "proximal", "choose": "taylor"}])
+def test_the_steps_of_other_optimizers_say_nothing_of_channels(tmp_path, penalty):
+    class Two(ToyClassifier):
+        """Steps a part without BatchNorm by itself."""
+
+        def __init__(self):
+            super().__init__(lr=0.02)
+            self.automatic_optimization = False
+            self.critic = torch.nn.Linear(4, 1)
+
+        def configure_optimizers(self):
+            network = [p for name, p in self.named_parameters() if not name.startswith("critic")]
+            return torch.optim.SGD(network, lr=0.02), torch.optim.SGD(self.critic.parameters(), lr=0.02)
+
+        def training_step(self, batch, batch_idx):
+            network, critic = self.optimizers()
+            for optimizer, loss in (
+                (critic, lambda: self.critic(self(batch[0]).detach()).square().mean()),
+                (network, lambda: ToyClassifier.training_step(self, batch, batch_idx)),
+            ):
+                optimizer.zero_grad()
+                self.manual_backward(loss())
+                optimizer.step()
+
+    torch.manual_seed(0)
+    module = Two()
+    sparsity = GammaSparsity(**penalty, strength=40.0, selection=Selection(0.5, min_channels=2))
+    toy_trainer(tmp_path, max_epochs=6, callbacks=[sparsity]).fit(module, toy_loader(80))
+    assert sum(int((module.get_submodule(name).weight == 0).sum()) for name in GAMMAS) == 20

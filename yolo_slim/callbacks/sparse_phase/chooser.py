@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import Trainer, overflowed, rank_zero_info
-from yolo_slim.callbacks.plain_look import equal_on_all_ranks, plain_taylor
+from yolo_slim.callbacks.framework import Trainer, rank_zero_info
+from yolo_slim.callbacks.plain_look import equal_on_all_ranks, observe_step, plain_taylor
 from yolo_slim.callbacks.target import Target
 from yolo_slim.pruning import Choice, CostModel, Selection, Taylor
 
@@ -42,15 +42,15 @@ class Chooser:
             return
         taylor = plain_taylor(trainer, self._target)
         if taylor is None:
-            self._taylor = self._taylor or Taylor(self._target.model, self._target.graph)
+            self._taylor = self._taylor or Taylor(self._target.model, self._target.graph, gammas_only=True)
         else:
             self._rank(trainer, taylor, rests)
             rank_zero_info(f"GammaSparsity: channels are ranked by their gradients on {taylor.batches} plain batches.")
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Reads the complete gradients of a step that will be taken, where they are needed."""
-        if self._taylor is not None and not overflowed(trainer, optimizer):
-            self._taylor.observe()
+        if self._taylor is not None:
+            observe_step(self._taylor, trainer, optimizer)
 
     def batch_end(self, trainer: Trainer, rests: tuple[str, ...]) -> None:
         """Ranks at the end of an epoch whose gradients have been read."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import LightningModule, Trainer, overflowed, rank_zero_warn
-from yolo_slim.callbacks.plain_look import equal_on_all_ranks
+from yolo_slim.callbacks.framework import LightningModule, Trainer, rank_zero_warn
+from yolo_slim.callbacks.plain_look import equal_on_all_ranks, observe_step
 from yolo_slim.callbacks.target import Target
 from yolo_slim.pruning import Choice, CostModel, Growing, Selection, Taylor
 
@@ -55,23 +55,27 @@ class GrowingPhase:
 
     def start_epoch(self, trainer: Trainer, steps: int, rests: tuple[str, ...]) -> dict[str, float]:
         """Begins to read gradients, so that a resumed fit reads those of a straight one; returns what is logged."""
-        self._taylor = Taylor(self._target.model, self._target.graph) if self._choice.share < 1 else None
+        self._taylor = (
+            Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
+        )
         return {"sparsity/chosen": self._reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Reads the complete gradients of a step that will be taken, until the set is complete."""
-        if self._taylor is not None and not overflowed(trainer, optimizer):
-            self._taylor.observe()
+        if self._taylor is not None:
+            observe_step(self._taylor, trainer, optimizer)
 
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Waits for the end of the batch, when averaging callbacks have seen the step."""
 
     def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...], batch_idx: int) -> None:
         """Lets the set grow where it is time for that, and holds what is chosen at zero."""
-        if self._taylor is not None and self._taylor.batches and self._due(trainer, batch_idx):
+        if self._taylor is not None and self._due(trainer, batch_idx) and self._taylor.batches:
             self._choice.rank(equal_on_all_ranks(trainer, self._taylor.scores()))
             self._reached = self._growing.advance(self._progress(trainer, batch_idx), rests)
-            self._taylor = Taylor(self._target.model, self._target.graph) if self._choice.share < 1 else None
+            self._taylor = (
+                Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
+            )
             self._growing.hold(*self._target.copies(trainer))
         elif taken:
             self._growing.hold(*self._target.copies(trainer))

@@ -29,7 +29,6 @@ __all__ = [
     "foreach_add_",
     "foreach_clamp_max",
     "foreach_clamp_min_",
-    "foreach_lerp_",
     "foreach_mul",
     "foreach_mul_",
     "foreach_sign",
@@ -48,7 +47,6 @@ __all__ = [
 foreach_add_ = torch._foreach_add_
 foreach_clamp_max = torch._foreach_clamp_max
 foreach_clamp_min_ = torch._foreach_clamp_min_
-foreach_lerp_ = torch._foreach_lerp_
 foreach_mul = torch._foreach_mul
 foreach_mul_ = torch._foreach_mul_
 foreach_sign = torch._foreach_sign

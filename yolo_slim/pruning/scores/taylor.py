@@ -30,18 +30,31 @@ class Taylor:
     Args:
         model: The model the graph was traced on; its own gradients are read.
         graph: Its channel graph.
-
-    Attributes:
-        batches: Number of batches whose gradients were finite.
+        gammas_only: Leaves out channels that gammas do not silence, so that a GPU is never waited for.
     """
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
-        self.batches = 0
+    def __init__(self, model: nn.Module, graph: ChannelGraph, gammas_only: bool = False) -> None:
+        self._finite = torch.zeros((), dtype=torch.long)  # counts on the device of the gradients
         self._graph = graph
         norms = [(model.get_submodule(name), groups) for name, groups in graph.gammas.items()]
         self._norms = [(norm, groups) for norm, groups in norms if isinstance(norm, BatchNorm)]
-        self._filters = [filters for filters in filters_of(model, graph) if not graph.gated[filters.groups].all()]
+        self._filters = [
+            filters
+            for filters in (() if gammas_only else filters_of(model, graph))
+            if not graph.gated[filters.groups].all()
+        ]
         self._sums: dict[int, Tensor] = {}
+
+    @property
+    def batches(self) -> int:
+        """Number of batches whose gradients were finite."""
+        return int(self._finite)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those whose gradients are read."""
+        layers = [norm for norm, _ in self._norms] + [filters.layer for filters in self._filters]
+        return [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
 
     @torch.no_grad()
     def observe(self) -> None:
@@ -57,12 +70,12 @@ class Taylor:
                 terms[i] = _filter_terms(filters)
         if not terms:
             raise ValueError("no layer has a gradient: call observe() after loss.backward(), before zero_grad()")
-        if not torch.stack([squares.isfinite().all().cpu() for squares in terms.values()]).all():
-            return
+        place = next(iter(terms.values())).device
+        finite = torch.stack([squares.isfinite().all().to(place) for squares in terms.values()]).all()
         for i, squares in terms.items():
-            squares = squares.double()
-            self._sums[i] = self._sums[i] + squares if i in self._sums else squares
-        self.batches += 1
+            counted = torch.where(finite.to(squares.device), squares.double(), 0.0)
+            self._sums[i] = self._sums[i] + counted if i in self._sums else counted
+        self._finite = self._finite.to(place) + finite
 
     def scores(self, reduction: str = "mean", normalise: str = "none") -> Tensor:
         """The score of every group.
