@@ -150,7 +150,7 @@ def dense_taught(run: Run) -> None:
 
 
 def rounds(count: int) -> Callable[[Run], None]:
-    """Rounds of a Taylor prune and a fit, in equal factors of the FLOPs; half of the epochs are the last fit's."""
+    """Rounds of a Taylor prune and a fit, in equal factors of the FLOPs; the last fit is the longest."""
 
     def arm(run: Run) -> None:
         between = max(1, run.case.epochs // (2 * count))
@@ -165,6 +165,7 @@ def rounds(count: int) -> Callable[[Run], None]:
 def growing(run: Run) -> None:
     """One fit, within the first third of which more and more channels become zero; then they are cut."""
     run.fit(run.case.epochs, RATE, GammaSparsity("growing", selection=run.selection()))
+    run.scores = run.scores[-(-run.case.epochs // 3) :]  # those of the complete set
     run.prune(GAMMA)
 
 

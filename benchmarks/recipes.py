@@ -49,8 +49,11 @@ def run_case(case: Case, root: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if row.is_file():
         return
+    if claim.is_file() and not Path(f"/proc/{claim.read_text()}").exists():
+        claim.unlink()  # of a process that was killed
     try:
-        claim.touch(exist_ok=False)
+        with claim.open("x") as file:
+            file.write(str(os.getpid()))
     except FileExistsError:
         return
     try:

@@ -46,3 +46,24 @@ class Manual(Student):
 def test_what_cannot_be_compared_is_refused_before_the_first_step(tmp_path, module, distillation, said):
     with pytest.raises(MisconfigurationException, match=said):
         toy_trainer(tmp_path, callbacks=[distillation(module)]).fit(module, toy_loader())
+
+
+def test_a_network_that_is_not_called_is_no_perfect_student(tmp_path):
+    class Inner(Student):
+        """Calls a part of itself, while the whole is what learns."""
+
+        def training_step(self, batch, batch_idx):
+            return self.head(self.tail(self.stem(batch[0])).mean((2, 3))).sum()
+
+    with pytest.raises(MisconfigurationException, match="training_step did not call the Inner that learns"):
+        toy_trainer(tmp_path, callbacks=[Distillation(Inner())]).fit(Inner(), toy_loader())
+
+
+def test_a_module_that_is_not_run_has_no_features(tmp_path):
+    class Unused(Student):
+        def __init__(self):
+            super().__init__()
+            self.spare = nn.Linear(2, 2)
+
+    with pytest.raises(MisconfigurationException, match="'spare' is not run in training"):
+        toy_trainer(tmp_path, callbacks=[Distillation(Unused(), 0, 1.0, ["spare"])]).fit(Unused(), toy_loader())

@@ -164,12 +164,12 @@ class ChannelPruning(Callback):
             if self._target is None or converted:  # traced anew with inputs of the other type
                 self._target = Target(pl_module, self.target)
             target = self._target
-            taylor = self._taylor
-            if self.importance.kind == "taylor":
-                taylor = plain_taylor(trainer, target) or taylor
             if trainer.is_global_zero:
                 folder.mkdir(parents=True, exist_ok=True)
                 save_whole(module_checkpoint(pl_module), folder / _UNPRUNED)
+            taylor = self._taylor
+            if self.importance.kind == "taylor":
+                taylor = plain_taylor(trainer, target) or taylor
             try:
                 return prune_alike(
                     trainer,

@@ -70,11 +70,16 @@ class Comparison:
         vars(self._pl_module)[name] = lambda *args, **kwargs: around(inner, *args, **kwargs)
 
     def _step(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._in_step, self._losses = True, []
+        self._in_step, self._losses, before = True, [], self._count
         try:
             result = inner(*args, **kwargs)
         finally:
             self._in_step = False
+        if self._count == before and torch.is_grad_enabled():
+            raise MisconfigurationException(
+                f"Distillation: training_step did not call the {type(self._student).__name__} that learns, so that "
+                "nothing was compared; give target= the path of the network that it calls"
+            )
         if self._method == "auxiliary_loss" or result is None:
             return result
         if isinstance(result, dict):
@@ -95,6 +100,8 @@ class Comparison:
             losses[0] = self._pl_module.distillation_loss(outputs, taught)
         mine, theirs = self._features
         for name in self._modules:
+            if name not in mine or name not in theirs:
+                raise MisconfigurationException(f"modules: {name!r} is not run in training; leave it out")
             kept = self._channels.get(self._last.get(name, ""), {}).get("out")
             losses[1] = losses[1] + relative_difference(mine.pop(name), theirs.pop(name), kept) / len(self._modules)
         self._sums += torch.stack([loss.detach().float() for loss in losses])

@@ -1,4 +1,4 @@
-"""BatchNorm statistics that fit the weights of every validation and checkpoint."""
+"""BatchNorm statistics that fit the weights of every validation and every end of an epoch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ class FreshStatistics(Callback):
     epochs of a fit, after a prune, and where many gammas are small, weights change by more than that allows: the
     training loss is fine, validation sees a broken network, and the best checkpoint is chosen by the wrong figure.
 
-    Over the last batches before each validation, and before the end of each epoch, the statistics become the plain mean
-    over these batches, which costs nothing: no batch is run twice. Epochs of fewer than 8 batches are left alone. A
-    :class:`GammaSparsity` does the same by itself.
+    Over the last batches before each validation, and before the end of each epoch, the statistics become the mean over
+    these batches, the last ones counting more where the layer's own momentum is above 1 / their number. This costs
+    nothing: no batch is run twice. A checkpoint that is saved among these batches has the mean of those until then.
+    Epochs of fewer than 8 batches are left alone. A :class:`GammaSparsity` does the same for the part it acts on, and
+    then this callback rests.
     """
 
     def __init__(self) -> None:

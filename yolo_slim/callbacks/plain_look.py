@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import MisconfigurationException, Trainer, overflowed
+from yolo_slim.callbacks.framework import Trainer, overflowed
 from yolo_slim.callbacks.target import Target
 from yolo_slim.pruning import Taylor, restored, train_but_statistics
 
@@ -21,18 +21,16 @@ def plain_taylor(trainer: Trainer, target: Target) -> Taylor | None:
     look unimportant. A module that has better ones offers a method ``plain_losses() -> Iterable[Tensor] | None``: the
     losses of some batches, in train mode but for BatchNorm, with what they need for a backward pass.
 
-    The module and the state of random numbers are left as they were; gradients are taken past those of the parameters,
-    so that no hook of a distributed fit sees them.
+    The module and the state of torch's random numbers are left as they were; gradients are taken past those of the
+    parameters, so that no hook of a distributed fit sees them.
 
     Args:
         trainer: The Trainer of the fit.
         target: The part of the module that is made sparse.
 
     Returns:
-        None where the module offers no such losses, or has none for this fit.
-
-    Raises:
-        MisconfigurationException: If none of the losses has finite gradients.
+        What has been seen, which may be no finite gradient; None where the module offers no such losses, or has none
+        for this fit.
     """
     pl_module = target.pl_module
     own: Any = getattr(pl_module, "plain_losses", None)
@@ -54,21 +52,17 @@ def plain_taylor(trainer: Trainer, target: Target) -> Taylor | None:
         finally:
             for parameter, kept in zip(parameters, before, strict=True):
                 parameter.grad = kept
-    if not taylor.batches:
-        name = type(pl_module).__name__
-        raise MisconfigurationException(
-            f"{name}.plain_losses() gave no loss with finite gradients: channels cannot be chosen by it; let it return "
-            "None to have them chosen by the gradients of the first epoch"
-        )
     return taylor
 
 
 def observe_step(taylor: Taylor, trainer: Trainer, optimizer: Optimizer) -> None:
-    """Reads the complete gradients of a step that will be taken, if it is one of the layers that are ranked."""
-    own = {id(parameter) for parameter in taylor.parameters}
-    stepped = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    if any(p.grad is not None and id(p) in own for p in stepped) and not overflowed(trainer, optimizer):
-        taylor.observe()
+    """Reads the complete gradients of a step that will be taken, of the layers that it updates.
+
+    Those of other optimizers may be of another loss, or still carry the loss scale.
+    """
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+    if any(id(p) in stepped for p in taylor.parameters) and not overflowed(trainer, optimizer):
+        taylor.observe(stepped)
 
 
 def equal_on_all_ranks(trainer: Trainer, scores: Tensor) -> Tensor:

@@ -142,7 +142,12 @@ def prune(
         if asked == "auto" and not mostly_small(model, graph, selected.dropped):
             compensation = "fold"
         else:
-            selected, kept = select_beside_stand_ins(model, graph, scores, selection, cost, selected)
+            try:
+                selected, kept = select_beside_stand_ins(model, graph, scores, selection, cost, selected)
+            except ValueError:
+                if asked != "auto":
+                    raise
+                compensation = "fold"
     slim = copy.deepcopy(model)
     compensated = None
     if compensation != "none":

@@ -223,3 +223,57 @@ def test_a_taylor_prune_at_the_end_of_a_fit_looks_at_plain_images_too(tmp_path):
     for name in GAMMAS:
         kept = (~expected[name]).nonzero().flatten().tolist()
         assert pruning.report.plan.entries.get(name, {"out": list(range(len(expected[name])))})["out"] == kept
+
+
+@pytest.mark.parametrize("kind", [Plain, ToyClassifier])
+@pytest.mark.parametrize("stop", [0, 1])
+def test_a_resumed_fit_knows_who_rested(tmp_path, kind, stop):
+    def fit(folder, until=None, resume=None):
+        seed_everything(0, verbose=False)
+        module = module_of(kind, momentum=0.9)
+
+        class Still(Callback):
+            def on_train_epoch_start(self, trainer, pl_module):
+                pl_module.stem.eval()
+
+            def on_train_epoch_end(self, trainer, pl_module):
+                trainer.should_stop = trainer.current_epoch == until
+
+        saver = ModelCheckpoint(dirpath=tmp_path / folder, save_last=True)
+        callbacks = [Still(), sparsity("proximal"), saver]
+        trainer = toy_trainer(tmp_path, max_epochs=5, enable_checkpointing=True, callbacks=callbacks)
+        trainer.fit(module, toy_loader(), ckpt_path=resume)
+        return module
+
+    straight = fit("straight")
+    fit("broken", until=stop)
+    resumed = fit("resumed", resume=tmp_path / "broken" / "last.ckpt")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_layers_that_come_to_rest_do_not_end_the_fit(tmp_path):
+    class Freezes(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            pl_module.tail.requires_grad_(trainer.current_epoch < 2)
+            pl_module.stem.requires_grad_(trainer.current_epoch < 3)
+            pl_module.branch.requires_grad_(trainer.current_epoch < 3)
+
+    for penalty in ("proximal", "growing"):
+        choose = {} if penalty == "growing" else {"strength": "auto", "choose": "taylor"}
+        asked = Selection(0.0, ratios={"tail.0": 0.5}, min_channels=2)
+        callbacks = [Freezes(), GammaSparsity(penalty, selection=asked, **choose)]
+        toy_trainer(tmp_path, max_epochs=5, callbacks=callbacks).fit(module_of(lr=0.01), toy_loader())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "epochs", "kind", "said"),
+    [
+        (0.01, 3, Plain, "choose='taylor' has nothing to act on: a prune of 1.0% of the channels takes none"),
+        (0.4, 1, ToyClassifier, "got max_epochs=1; set max_epochs to 2 or more"),
+    ],
+)
+def test_a_choice_that_cannot_act_is_refused(tmp_path, ratio, epochs, kind, said):
+    callback = GammaSparsity("proximal", "auto", ratio=ratio, min_channels=2, choose="taylor")
+    with pytest.raises(Exception, match=said):
+        toy_trainer(tmp_path, max_epochs=epochs, callbacks=[callback]).fit(module_of(kind), toy_loader())

@@ -57,3 +57,12 @@ def test_either_mode_and_precision_will_do():
     expected = distillation_loss(student, taught, (0.5, 1.5)).detach()
     assert distillation_loss((None, student), (None, taught), (0.5, 1.5)) == expected
     assert distillation_loss(student, halves, (0.5, 1.5)).detach() == pytest.approx(float(expected), rel=0.05)
+
+
+def test_a_teacher_of_other_classes_or_with_another_head_is_refused():
+    student, taught = outputs(0), outputs(1)
+    fewer = taught | {"scores": taught["scores"][:, :2]}
+    with pytest.raises(ValueError, match="take a teacher of the same classes"):
+        distillation_loss(student, fewer, (0.5, 1.5))
+    with pytest.raises(ValueError, match="end-to-end head"):
+        distillation_loss(student, {"one2many": taught}, (0.5, 1.5))

@@ -123,3 +123,22 @@ def test_it_is_a_kind_of_importance():
     taylor.observe()
     found = importance_scores(model, graph, Importance("taylor", "sum", "mean"), taylor)
     assert torch.equal(found, taylor.scores("sum", "mean"))
+
+
+def test_only_the_layers_of_an_optimizer_are_read_at_its_step():
+    """The gradients of the others are of another size, as under a loss scale, and say nothing."""
+    model, graph = toy("plain")
+    expected = {}
+    for name in ("b1", "b2"):
+        backward(model, 0)
+        taylor = Taylor(model, graph, gammas_only=True)
+        taylor.observe()
+        expected[name] = taylor.scores()[graph.gammas[name]]
+    taylor = Taylor(model, graph, gammas_only=True)
+    for mine, other in (("b1", "b2"), ("b2", "b1")):
+        backward(model, 0)
+        getattr(model, other).weight.grad *= 1024
+        taylor.observe({id(p) for p in getattr(model, mine).parameters()})
+    assert taylor.batches == 2
+    for name, scores in expected.items():
+        assert torch.allclose(taylor.scores()[graph.gammas[name]], scores)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import Trainer, rank_zero_info
+from yolo_slim.callbacks.framework import MisconfigurationException, Trainer, rank_zero_info
 from yolo_slim.callbacks.plain_look import equal_on_all_ranks, observe_step, plain_taylor
 from yolo_slim.callbacks.target import Target
 from yolo_slim.pruning import Choice, CostModel, Selection, Taylor
@@ -41,11 +42,20 @@ class Chooser:
         if self._ranked_for == rests:
             return
         taylor = plain_taylor(trainer, self._target)
-        if taylor is None:
+        # Rank 0 says whether there are such images, to all: a rank that went its own way would wait for ever.
+        looked = None if taylor is None else (taylor.batches, taylor.scores() if taylor.batches else None)
+        looked = trainer.strategy.broadcast(looked, src=0)
+        if looked is None:
             self._taylor = self._taylor or Taylor(self._target.model, self._target.graph, gammas_only=True)
-        else:
-            self._rank(trainer, taylor, rests)
-            rank_zero_info(f"GammaSparsity: channels are ranked by their gradients on {taylor.batches} plain batches.")
+            return
+        batches, scores = looked
+        if scores is None:
+            raise MisconfigurationException(
+                f"{type(self._target.pl_module).__name__}.plain_losses() gave no loss with finite gradients: channels "
+                "cannot be chosen by it; let it return None to have them chosen by the gradients of the first epoch"
+            )
+        self._take(scores, rests)
+        rank_zero_info(f"GammaSparsity: channels are ranked by their gradients on {batches} plain batches.")
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Reads the complete gradients of a step that will be taken, where they are needed."""
@@ -55,10 +65,10 @@ class Chooser:
     def batch_end(self, trainer: Trainer, rests: tuple[str, ...]) -> None:
         """Ranks at the end of an epoch whose gradients have been read."""
         if self._taylor is not None and trainer.is_last_batch and self._taylor.batches:
-            self._rank(trainer, self._taylor, rests)
+            self._take(equal_on_all_ranks(trainer, self._taylor.scores()), rests)
 
-    def _rank(self, trainer: Trainer, taylor: Taylor, rests: tuple[str, ...]) -> None:
-        self.choice.rank(equal_on_all_ranks(trainer, taylor.scores()))
+    def _take(self, scores: Tensor, rests: tuple[str, ...]) -> None:
+        self.choice.rank(scores)
         self._taylor, self._ranked_for = None, rests
 
     def state_dict(self) -> dict[str, Any]:

@@ -124,6 +124,9 @@ class SparseFit:
     def _take_up(self, state: dict[str, Any], momentum: BatchNormMomentum) -> None:
         try:
             self._epoch_steps = int(state.get("epoch_steps", 0))
+            if "resting" in state:
+                self._resting.load_state_dict(state["resting"])
+                self._see_who_rests()
             for part, name in ((self._phase, self._phase.name), (momentum, "pace")):
                 if name in state:
                     part.load_state_dict(state[name])
@@ -153,12 +156,15 @@ class SparseFit:
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Looks who rests, once the gradients are there: modes may have changed, layers may turn out to be unused."""
         self._resting.observe()
+        self._see_who_rests()
+        self._phase.before_step(trainer, optimizer)
+
+    def _see_who_rests(self) -> None:
         rests = self._resting.names()
         if rests != self.rests:
             self.rests = rests
             self.preview.selection = without(self._asked, rests)
             self._phase.follow(self.preview.selection)
-        self._phase.before_step(trainer, optimizer)
 
     def batch_end(self, trainer: Trainer, batch_idx: int) -> None:
         """After a batch: counts the steps that were taken."""
@@ -184,6 +190,7 @@ class SparseFit:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit needs, as plain tensors and numbers."""
         state: dict[str, Any] = {"epoch_steps": self._epoch_steps, self._phase.name: self._phase.state_dict()}
+        state["resting"] = self._resting.state_dict()
         if self._momentum is not None:
             state["pace"] = self._momentum.state_dict()
         return state

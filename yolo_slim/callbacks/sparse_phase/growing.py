@@ -37,7 +37,6 @@ class GrowingPhase:
         self._choice = Choice(target.graph, selection, cost)
         self._growing = Growing(target.model, target.graph, self._choice)
         self._taylor: Taylor | None = None
-        self._reached = 0.0
         self.says = f"more and more channels become zero, towards {selection}"
 
     def check(self, trainer: Trainer) -> None:
@@ -58,7 +57,7 @@ class GrowingPhase:
         self._taylor = (
             Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
         )
-        return {"sparsity/chosen": self._reached}
+        return {"sparsity/chosen": self._choice.reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Reads the complete gradients of a step that will be taken, until the set is complete."""
@@ -72,7 +71,7 @@ class GrowingPhase:
         """Lets the set grow where it is time for that, and holds what is chosen at zero."""
         if self._taylor is not None and self._due(trainer, batch_idx) and self._taylor.batches:
             self._choice.rank(equal_on_all_ranks(trainer, self._taylor.scores()))
-            self._reached = self._growing.advance(self._progress(trainer, batch_idx), rests)
+            self._growing.advance(self._progress(trainer, batch_idx), rests)
             self._taylor = (
                 Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
             )
@@ -104,12 +103,11 @@ class GrowingPhase:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers from which a resumed fit goes on."""
-        return {**self._choice.state_dict(), "reached": self._reached}
+        return self._choice.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave."""
         self._choice.load_state_dict(state)
-        self._reached = float(state.get("reached", 0.0))
 
     def _progress(self, trainer: Trainer, batch_idx: int) -> float:
         """How far the growth is when a batch is over; 1 when the set is complete."""

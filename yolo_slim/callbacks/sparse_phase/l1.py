@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from yolo_slim.callbacks.framework import LightningModule, Trainer
+from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer
 from yolo_slim.callbacks.sparse_phase.checks import Penalty, check_owners
 from yolo_slim.callbacks.sparse_phase.chooser import Chooser
 from yolo_slim.callbacks.sparse_phase.preview import Preview
@@ -49,6 +49,14 @@ class L1Phase:
         """Chooses the channels, where that can be done, and says how far a gamma can travel in the fit."""
         if self._chooser is not None:
             self._choose(self._chooser, trainer, rests)
+            if not self._chooser.choice.ranked and trainer.max_epochs == 1:
+                raise MisconfigurationException(
+                    "choose='taylor' chooses by the gradients of the first epoch where the module has no "
+                    "plain_losses(), and acts from the second one on, got max_epochs=1; set max_epochs to 2 or more"
+                )
+            if self._chooser.choice.ranked and not bool(self._chooser.choice.chosen.any()):
+                asked = self._chooser.choice.selection
+                raise MisconfigurationException(f"choose='taylor' has nothing to act on: a prune of {asked} takes none")
         self._strength.start(trainer, pl_module)
 
     def follow(self, selection: Selection) -> None:

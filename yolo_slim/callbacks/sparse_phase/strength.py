@@ -117,7 +117,8 @@ class Strength:
         return base
 
     def _largest_to_go(self) -> float:
-        return torch.quantile(self._gammas.magnitudes(), self._share()).item()
+        magnitudes = self._gammas.magnitudes()
+        return torch.quantile(magnitudes, self._share()).item() if len(magnitudes) else 0.0
 
     def _tell(self, divides: str, strength: float | Literal["auto"]) -> None:
         if self._travel is None:

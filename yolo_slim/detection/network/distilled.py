@@ -25,9 +25,17 @@ def distillation_loss(outputs: Any, taught: Any, gains: Gains) -> Tensor:
 
     Returns:
         A scalar, per image as Ultralytics' loss is.
+
+    Raises:
+        ValueError: If the two have other classes or heads.
     """
     boxes, logits = raw_parts(outputs)
     boxes_taught, logits_taught = raw_parts(taught)
+    if logits.shape != logits_taught.shape or boxes.shape != boxes_taught.shape:
+        raise ValueError(
+            f"the teacher gives class logits of {tuple(logits_taught.shape)} and boxes of {tuple(boxes_taught.shape)}, "
+            f"the detector of {tuple(logits.shape)} and {tuple(boxes.shape)}: take a teacher of the same classes"
+        )
     scores = logits_taught.sigmoid()
     sure = scores.amax(1)
     total = sure.sum().clamp(min=1)
@@ -41,4 +49,6 @@ def distillation_loss(outputs: Any, taught: Any, gains: Gains) -> Tensor:
 def raw_parts(outputs: Any) -> tuple[Tensor, Tensor]:
     """Box distributions and class logits of what a network gave in train or eval mode, in single precision."""
     raw = outputs[1] if isinstance(outputs, tuple) else outputs
+    if "boxes" not in raw:
+        raise ValueError("a network has an end-to-end head (YOLO26), which cannot be compared; take YOLOv8 to 12")
     return raw["boxes"].float(), raw["scores"].float()

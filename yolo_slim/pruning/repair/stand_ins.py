@@ -54,10 +54,16 @@ def select_beside_stand_ins(
         The selection, and bool (num_groups,), these channels.
 
     Raises:
-        ValueError: If a budget cannot be reached with them.
+        ValueError: If a budget cannot be reached with them, or only by leaving a layer none that lives; they count
+            among the ``min_channels`` of their layer.
     """
     kept = torch.zeros_like(selected.dropped)
     while bool(((needed := stand_ins(model, graph, selected.dropped, kept)) & ~kept).any()):
         kept = needed
         selected = select(graph, scores.masked_fill(kept.to(scores.device), float("inf")), selection, cost)
+    for name, groups in graph.layers.items():
+        if bool(kept[groups].any()) and not bool((~selected.dropped[groups] & ~kept[groups]).any()):
+            raise ValueError(
+                f"compensation='exact' leaves {name} no living channel under {selection}; use 'fold', or more min_channels"
+            )
     return selected, kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class Taylor:
             if not graph.gated[filters.groups].all()
         ]
         self._sums: dict[int, Tensor] = {}
+        self._counts: dict[int, Tensor | int] = {}  # batches of each layer: optimizers may take turns
 
     @property
     def batches(self) -> int:
@@ -57,16 +58,20 @@ class Taylor:
         return [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
 
     @torch.no_grad()
-    def observe(self) -> None:
+    def observe(self, owned: Collection[int] | None = None) -> None:
         """Adds the term of the gradients that a backward has just left in the model, if all of them are finite.
+
+        Args:
+            owned: ``id()`` of the parameters whose layers are read; by default all. A layer counts when one of its
+                parameters does.
 
         Raises:
             ValueError: If no layer has a gradient.
         """
-        norms = [(i, norm) for i, (norm, _) in enumerate(self._norms) if _has_gradient(norm)]
+        norms = [(i, norm) for i, (norm, _) in enumerate(self._norms) if _has_gradient(norm, owned)]
         terms = dict(zip((i for i, _ in norms), gamma_terms([norm for _, norm in norms]), strict=True))
         for i, filters in enumerate(self._filters, start=len(self._norms)):
-            if _has_gradient(filters.layer):
+            if _has_gradient(filters.layer, owned):
                 terms[i] = _filter_terms(filters)
         if not terms:
             raise ValueError("no layer has a gradient: call observe() after loss.backward(), before zero_grad()")
@@ -75,6 +80,7 @@ class Taylor:
         for i, squares in terms.items():
             counted = torch.where(finite.to(squares.device), squares.double(), 0.0)
             self._sums[i] = self._sums[i] + counted if i in self._sums else counted
+            self._counts[i] = self._counts.get(i, 0) + finite
         self._finite = self._finite.to(place) + finite
 
     def scores(self, reduction: str = "mean", normalise: str = "none") -> Tensor:
@@ -100,7 +106,8 @@ class Taylor:
         layers += [(filters.groups, ~gated[filters.groups]) for filters in self._filters]
         for i, total in self._sums.items():
             groups, counted = layers[i]
-            yield Values(groups[counted], total.cpu()[counted] / self.batches)
+            if int(self._counts[i]):
+                yield Values(groups[counted], total.cpu()[counted] / int(self._counts[i]))
 
 
 @torch.no_grad()
@@ -125,5 +132,6 @@ def _filter_terms(filters: Filters) -> Tensor:
     return terms.square()
 
 
-def _has_gradient(layer: nn.Module) -> bool:
-    return any(parameter.grad is not None for parameter in layer.parameters(recurse=False))
+def _has_gradient(layer: nn.Module, owned: Collection[int] | None) -> bool:
+    parameters = layer.parameters(recurse=False)
+    return any(p.grad is not None and (owned is None or id(p) in owned) for p in parameters)

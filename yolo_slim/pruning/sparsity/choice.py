@@ -31,6 +31,7 @@ class Choice:
         selection: What the prune will be asked for.
         chosen: Bool (num_groups,).
         share: How far the chosen groups are on the way to the selection, in [0, 1].
+        reached: Share of the prunable channels that is chosen, in [0, 1).
         dense: What the model costs as it is, by the names of the budgets; empty without ``cost``.
 
     Raises:
@@ -43,7 +44,7 @@ class Choice:
             raise ValueError(f"choosing channels for {selection} needs the cost of the model: pass cost=CostModel(...)")
         self.selection = selection
         self.chosen = torch.zeros(graph.num_groups, dtype=torch.bool)
-        self.share = 0.0
+        self.share = self.reached = 0.0
         self._graph, self._cost = graph, cost
         self._scores: Tensor | None = None
         self._towards = self.chosen  # what a prune would take, and the layers that were at rest when it was asked
@@ -82,30 +83,40 @@ class Choice:
             resting: Names of BatchNorm layers whose channels are left alone, unless they have been chosen before.
 
         Returns:
-            The share of the prunable channels that is chosen, in [0, 1).
+            The share of the prunable channels that is chosen, in [0, 1). What it was where layers that have come to
+            rest leave too few others.
+
+        Raises:
+            ValueError: If the selection cannot be reached although no layer rests.
         """
-        if self._scores is None or share <= 0:
-            return 0.0
+        if self._scores is None or share <= 0 or not bool(self._scores.isfinite().any()):
+            return self.reached
         left = [name for name in resting if not bool(self.chosen[self._graph.gammas[name].cpu()].any())]
         asked = without(self.selection, left)
         layers = self._graph.prunable_layers(asked.shortcuts, asked.ignore)
         if not any(bool(layer.prunable.any()) for layer in layers):
-            return 0.0
+            return self.reached
         finite = self._scores[self._scores.isfinite()]
         span = finite.max() - finite.min() + 1
         first = torch.where(self.chosen, self._scores - span, self._scores)
-        if left != self._rested:
-            self._towards, self._rested = select(self._graph, first, asked, self._cost).dropped.cpu(), left
-        order = torch.where(self._towards | self.chosen, first, first + span)
-        selected = select(self._graph, order, asked.scaled(share, self.dense), self._cost)
+        try:
+            if left != self._rested:
+                self._towards, self._rested = select(self._graph, first, asked, self._cost).dropped.cpu(), left
+            order = torch.where(self._towards | self.chosen, first, first + span)
+            selected = select(self._graph, order, asked.scaled(share, self.dense), self._cost)
+        except ValueError:
+            if not resting:
+                raise
+            return self.reached  # so many layers have come to rest that it cannot be reached any more
         # A part of the way may be filled up with others, which are not to go in the end.
         self.chosen, self.share = self.chosen | (selected.dropped.cpu() & self._towards), share
-        return selected.reached
+        self.reached = selected.reached
+        return self.reached
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers from which an interrupted fit goes on."""
         state = {"chosen": self.chosen, "share": self.share, "scores": self._scores}
-        return state | {"towards": self._towards, "rested": self._rested}
+        return state | {"towards": self._towards, "rested": self._rested, "reached": self.reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave.
@@ -123,6 +134,7 @@ class Choice:
         if chosen.dtype != torch.bool or not 0 <= share <= 1 or (scores is not None and bool(scores.isnan().any())):
             raise ValueError("its choice of channels is damaged")
         self.chosen, self.share = chosen.cpu(), share
+        self.reached = float(state.get("reached", 0.0))
         self._scores = None if scores is None else scores.double().cpu()
         towards, rested = state.get("towards"), state.get("rested")
         if scores is not None and rested is not None and towards is not None and towards.shape == chosen.shape:

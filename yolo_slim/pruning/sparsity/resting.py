@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -45,6 +46,15 @@ class Resting:
         }
         unused = set(self._norms) - self._used if self._observed else set()
         return tuple(sorted(frozen | self._still | unused))
+
+    def state_dict(self) -> dict[str, list[str] | bool]:
+        """What the steps so far have shown, as plain data."""
+        return {"used": sorted(self._used), "observed": self._observed, "still": sorted(self._still)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` gave; layers that this model does not have are left out."""
+        self._used, self._still = (set(map(str, state[key])) & set(self._norms) for key in ("used", "still"))
+        self._observed = bool(state["observed"])
 
     def _in_eval_mode(self) -> set[str]:
         still = {name for name, norm in self._norms.items() if not norm.training}
