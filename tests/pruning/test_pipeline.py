@@ -200,6 +200,24 @@ def test_dead_channels_that_stay_count_in_the_budget_and_in_the_multiple(asked, 
     assert all(difference(run(slim), run(model)) < 0.1 * difference(run(folded), run(model)) for run in passes[:1])
 
 
+@torch.no_grad()
+def test_a_dead_channel_never_takes_the_place_of_the_last_living_one():
+    torch.manual_seed(0)
+    first, last = torch.nn.Conv2d(3, 16, 3, padding=1, bias=False), torch.nn.Conv2d(16, 4, 3, padding=1)
+    model = torch.nn.Sequential(first, torch.nn.BatchNorm2d(16), torch.nn.ReLU(), last).eval()
+    model[1].weight[:12] = 1e-9
+    model[1].bias.fill_(0.5)
+    images = torch.rand(1, 3, 8, 8)
+    graph = trace(model, images)
+    cost = CostModel(model, graph, images)
+    limit = 1.3 * cost.flops(torch.zeros(graph.num_groups, dtype=torch.bool)) / 16
+    selection = Selection(max_flops=limit, min_channels=1)
+    with pytest.raises(ValueError, match="'exact' leaves 1 no living channel with at most .* use 'fold'"):
+        prune(copy.deepcopy(model), graph, selection, example_inputs=images, compensation="exact")
+    prune(model, graph, selection, example_inputs=images, compensation="auto")
+    assert model[1].weight.tolist() == [1.0]
+
+
 def test_auto_leaves_living_channels_to_the_fold():
     model = yolo()
     graph = trace(model, passes=yolo_passes())
