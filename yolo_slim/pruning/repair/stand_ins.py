@@ -64,6 +64,7 @@ def select_beside_stand_ins(
     for name, groups in graph.layers.items():
         if bool(kept[groups].any()) and not bool((~selected.dropped[groups] & ~kept[groups]).any()):
             raise ValueError(
-                f"compensation='exact' leaves {name} no living channel with {selection}; use 'fold', or more min_channels"
+                f"compensation='exact' leaves {name} no living channel with {selection}; use 'fold', or a larger "
+                "min_channels"
             )
     return selected, kept
