@@ -106,7 +106,7 @@ def test_load(run: Run, state: str) -> None:
     result = run.result(state)
     assert sum(p.numel() for p in detector.net.parameters()) == result["parameters"]
     assert our_scores(detector, run.batch)["map"] == pytest.approx(result["map"], abs=1e-4)
-    assert result["map"] > 0.01
+    assert result["map"] > 0.005
     small = state in ("slim", "finetuned")
     assert (result["parameters"] < 0.6 * run.result("baseline")["parameters"]) == small
 
@@ -185,7 +185,7 @@ def test_stock_val(run: Run, stock: Stock, state: str) -> None:
     expected = ultralytics_scores(run.detector(state), run.batch, IMGSZ)
     for name in ("map50", "map"):
         assert stock.found[state]["val"][name] == pytest.approx(expected[name], abs=1e-3)
-    assert stock.found[state]["val"]["map"] > 0.01
+    assert stock.found[state]["val"]["map"] > 0.005
 
 
 @states

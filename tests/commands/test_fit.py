@@ -128,7 +128,7 @@ def test_sparse_config_composes_with_the_users_own(work, tmp_path, capsys):
     saved = yaml.safe_load((folder / "runs" / "mine" / "config.yaml").read_text())
     assert saved["model"]["hyp"]["lr0"] == 0.002
     (callback,) = saved["trainer"]["callbacks"]
-    assert callback["init_args"]["penalty"] == "subgradient"
+    assert callback["init_args"]["penalty"] == "proximal"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["slim", "DATA", "--prune.selection.ratio", "1.5"], "ratio=1.5"),
         (
             ["slim", "DATA", *GROWING, "--prune.selection.max_latency_ms", "9"],
-            "growing cannot work towards max_latency_ms=9",
+            "no channels can be chosen for max_latency_ms=9",
         ),
         (["slim", "DATA", "--prune.selection.ratios", '{"nothing.*": 0.5}'], "'nothing.*' matches no"),
         (["slim", "DATA", "--prune.selection.ignore", '["nothing.*"]'], "'nothing.*' matches no"),

@@ -181,7 +181,6 @@ def test_a_run_that_is_going_on_is_not_started_twice(straight, config, monkeypat
         ),
         (["--prune.selection.ignore", "[model.*]"], "no prunable gamma"),
         (["--prune.selection.max_params", "0.001"], "max_params"),
-        (["--prune.compensation", "exact", "--prune.selection.max_latency_ms", "8"], "compensation='exact'"),
         (["--finetune.hyp.lr0", "0"], "hyp.lr0=0"),
     ],
 )

@@ -28,6 +28,7 @@ class Comparison:
         self._channels, self._gains = channels, gains
         self._last: dict[str, str] = {}  # of each module, the layer that has run last
         self._handles: list[Any] = []
+        self._wrapped: dict[str, dict[str, Any]] = {}  # methods that the module had of its own, by their names
         self._in_step = False
         self._losses: list[Tensor] = []
         self._sums = torch.zeros(2, device=pl_module.device)
@@ -54,9 +55,10 @@ class Comparison:
         """Leaves network and module alone."""
         for handle in self._handles:
             handle.remove()
-        for name in {"training_step", self._method}:
+        for name, given in self._wrapped.items():
             vars(self._pl_module).pop(name, None)
-        self._handles = []
+            vars(self._pl_module).update(given)
+        self._handles, self._wrapped = [], {}
 
     def means(self) -> dict[str, Tensor]:
         """The mean losses since this was asked last."""
@@ -66,16 +68,19 @@ class Comparison:
         return {name: value for (name, value), gain in zip(named.items(), self._gains, strict=True) if gain}
 
     def _wrap(self, name: str, around: Callable[..., Any]) -> None:
-        inner = getattr(self._pl_module, name)
+        inner, own = getattr(self._pl_module, name), vars(self._pl_module)
+        self._wrapped[name] = {name: own[name]} if name in own else {}
         vars(self._pl_module)[name] = lambda *args, **kwargs: around(inner, *args, **kwargs)
 
     def _step(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._in_step, self._losses, before = True, [], self._count
+        for found in self._features:
+            found.clear()
         try:
             result = inner(*args, **kwargs)
         finally:
             self._in_step = False
-        if self._count == before and torch.is_grad_enabled():
+        if self._count == before and result is not None and torch.is_grad_enabled():
             raise MisconfigurationException(
                 f"Distillation: training_step did not call the {type(self._student).__name__} that learns, so that "
                 "nothing was compared; give target= the path of the network that it calls"

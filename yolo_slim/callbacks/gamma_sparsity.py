@@ -41,7 +41,7 @@ class GammaSparsity(Callback):
     channels alone that a prune of the model as it is would take by first-order Taylor importance: what the loss says
     before the phase is a better choice than what a penalty that must reach zero in some hundred steps leaves.
 
-    ``penalty="growing"`` makes more and more channels exactly zero, within the first third of the fit, while the others
+    ``penalty="growing"`` makes more and more channels exactly zero, within the first third of the fit (of one or two epochs: the first), while the others
     take over (:class:`yolo_slim.pruning.Growing`): each time those that are the least important by the gradients of the
     steps since the last time. A prune with the same selection then removes channels that do nothing. It works with any
     optimizer, mixed precision and clipping.
@@ -168,7 +168,7 @@ class GammaSparsity(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """After an optimizer step: lets the chosen channels become more, and keeps them at zero."""
-        self._running.batch_end(trainer, batch_idx)
+        self._running.batch_end(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs how the gammas are distributed, and what a prune would leave."""

@@ -88,10 +88,8 @@ DAMAGES = {
     "a sparse phase of other channels": lambda c: c["callbacks"]["GammaSparsity"]["growing"].update(
         chosen=torch.zeros(3, dtype=torch.bool)
     ),
-    "a sparse phase of other layers": lambda c: c["callbacks"]["GammaSparsity"]["growing"].update(taylor=["x"]),
-    "an importance that is not finite": lambda c: c["callbacks"]["GammaSparsity"]["growing"]["taylor"][0].fill_(
-        torch.nan
-    ),
+    "a sparse phase of other layers": lambda c: c["callbacks"]["GammaSparsity"]["growing"].update(scores=["x"]),
+    "an importance that is not finite": lambda c: c["callbacks"]["GammaSparsity"]["growing"]["scores"].fill_(torch.nan),
     "a pace of text": lambda c: c["callbacks"]["GammaSparsity"].update(pace="x"),
     "steps of text": lambda c: c["callbacks"]["GammaSparsity"].update(epoch_steps="x"),
 }

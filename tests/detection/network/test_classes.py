@@ -173,7 +173,8 @@ def test_prune_reads_gradients_by_name(related, knows, tmp_path, monkeypatch, ca
 
 def test_taylor_sees_the_labels_of_the_file(knows, tmp_path):
     """Data in another order gives the very same importance."""
-    from yolo_slim.detection.training.calibration import observe_gradients, relabelled, training_batches
+    from yolo_slim.detection.data.plain import training_batches
+    from yolo_slim.detection.training.calibration import observe_gradients, relabelled
 
     found = []
     for relation in ("equal", "permuted"):

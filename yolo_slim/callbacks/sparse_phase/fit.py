@@ -49,7 +49,7 @@ class Phase(Protocol):
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Changes what a step has updated, before averages see it."""
 
-    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...], batch_idx: int) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
         """Changes the model and its averages at the end of a batch, after which a step has been taken or not."""
 
     def end(self, trainer: Trainer) -> None:
@@ -166,11 +166,11 @@ class SparseFit:
             self.preview.selection = without(self._asked, rests)
             self._phase.follow(self.preview.selection)
 
-    def batch_end(self, trainer: Trainer, batch_idx: int) -> None:
+    def batch_end(self, trainer: Trainer) -> None:
         """After a batch: counts the steps that were taken."""
         taken = self._steps is not None and self._steps.passed()
         self._epoch_steps += taken
-        self._phase.batch_end(trainer, taken, self.rests, batch_idx)
+        self._phase.batch_end(trainer, taken, self.rests)
 
     def end(self, trainer: Trainer) -> None:
         """Ends the fit."""

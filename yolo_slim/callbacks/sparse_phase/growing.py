@@ -29,14 +29,15 @@ class GrowingPhase:
     #: Key of its state.
     name = "growing"
     #: Share of the fit after which the set is complete, and how often it grows until then, if there are the steps for
-    #: that: at most every few batches, so that no single batch decides.
-    COMPLETE, TIMES, BATCHES = 1 / 3, 25, 5
+    #: that: at most every few steps, so that no single one decides.
+    COMPLETE, TIMES, STEPS = 1 / 3, 25, 5
 
     def __init__(self, target: Target, selection: Selection, cost: CostModel | None) -> None:
         self._target = target
         self._choice = Choice(target.graph, selection, cost)
         self._growing = Growing(target.model, target.graph, self._choice)
         self._taylor: Taylor | None = None
+        self._steps = 0  # of this epoch
         self.says = f"more and more channels become zero, towards {selection}"
 
     def check(self, trainer: Trainer) -> None:
@@ -57,6 +58,7 @@ class GrowingPhase:
         self._taylor = (
             Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
         )
+        self._steps = 0
         return {"sparsity/chosen": self._choice.reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
@@ -67,11 +69,12 @@ class GrowingPhase:
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Waits for the end of the batch, when averaging callbacks have seen the step."""
 
-    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...], batch_idx: int) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
         """Lets the set grow where it is time for that, and holds what is chosen at zero."""
-        if self._taylor is not None and self._due(trainer, batch_idx) and self._taylor.batches:
+        self._steps += taken
+        if self._taylor is not None and self._due(trainer, taken) and self._taylor.batches:
             self._choice.rank(equal_on_all_ranks(trainer, self._taylor.scores()))
-            self._growing.advance(self._progress(trainer, batch_idx), rests)
+            self._growing.advance(self._progress(trainer), rests)
             self._taylor = (
                 Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
             )
@@ -109,19 +112,22 @@ class GrowingPhase:
         """Takes over what :meth:`state_dict` gave."""
         self._choice.load_state_dict(state)
 
-    def _progress(self, trainer: Trainer, batch_idx: int) -> float:
-        """How far the growth is when a batch is over; 1 when the set is complete."""
-        batches = trainer.num_training_batches
-        done = 1.0 if trainer.is_last_batch else (batch_idx + 1) / batches
+    def _progress(self, trainer: Trainer) -> float:
+        """How far the growth is now; 1 when the set is complete."""
+        done = 1.0 if trainer.is_last_batch else min(1.0, self._steps / self._steps_per_epoch(trainer))
         return (trainer.current_epoch + done) / self._epochs(trainer)
 
-    def _due(self, trainer: Trainer, batch_idx: int) -> bool:
-        """Whether the set grows at the end of a batch: at the last one of an epoch, and evenly before."""
-        batches = trainer.num_training_batches
-        if trainer.is_last_batch or math.isinf(batches):
+    def _due(self, trainer: Trainer, taken: bool) -> bool:
+        """Whether the set grows at the end of a batch: at the last one of an epoch, and after steps evenly before."""
+        steps = self._steps_per_epoch(trainer)
+        if trainer.is_last_batch or not taken or math.isinf(steps):
             return bool(trainer.is_last_batch)
-        times = max(1, min(round(self.TIMES / self._epochs(trainer)), int(batches) // self.BATCHES))
-        return (batch_idx + 1) * times // int(batches) > batch_idx * times // int(batches)
+        times = max(1, min(round(self.TIMES / self._epochs(trainer)), int(steps) // self.STEPS))
+        return self._steps * times // int(steps) > (self._steps - 1) * times // int(steps)
+
+    def _steps_per_epoch(self, trainer: Trainer) -> float:
+        batches = float(trainer.num_training_batches)
+        return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
 
     def _epochs(self, trainer: Trainer) -> float:
         return max(1.0, self.COMPLETE * (trainer.max_epochs or 1))

@@ -49,7 +49,7 @@ class L1Phase:
         """Chooses the channels, where that can be done, and says how far a gamma can travel in the fit."""
         if self._chooser is not None:
             self._choose(self._chooser, trainer, rests)
-            if not self._chooser.choice.ranked and trainer.max_epochs == 1:
+            if not (self._chooser.choice.ranked or trainer.fast_dev_run) and trainer.max_epochs == 1:  # type: ignore[attr-defined]
                 raise MisconfigurationException(
                     "choose='taylor' chooses by the gradients of the first epoch where the module has no "
                     "plain_losses(), and acts from the second one on, got max_epochs=1; set max_epochs to 2 or more"
@@ -91,7 +91,7 @@ class L1Phase:
         if ranked and isinstance(self._gammas, Proximal):
             self._gammas.shrink(optimizer, self._now(trainer), self._beta_strength)
 
-    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...], batch_idx: int) -> None:
+    def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
         """Ranks the channels where that could not be done before; averages become zero where the weights are."""
         if taken and isinstance(self._gammas, Proximal):
             self._gammas.copy_zeros(*self._target.copies(trainer)[1:])

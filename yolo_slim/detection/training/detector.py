@@ -131,7 +131,8 @@ class YOLODetector(LightningModule):
             ValueError: If it is damaged or holds no detector; see :func:`yolo_slim.load`.
         """
         if str(checkpoint_path).endswith(".pt"):
-            return cls(weights=str(checkpoint_path), **keywords)
+            own = {key: value for key, value in keywords.items() if key not in ("map_location", "strict")}
+            return cls(weights=str(checkpoint_path), **own)
         read_weights(checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *arguments, **keywords)
 

@@ -113,11 +113,13 @@ class Taylor:
 @torch.no_grad()
 def gamma_terms(norms: Sequence[BatchNorm]) -> list[Tensor]:
     """(gamma dL/dgamma + beta dL/dbeta)^2 of each layer, of shape (C,); what has no gradient adds nothing."""
-    terms = [torch.zeros_like(norm.weight) for norm in norms]
+    # In 16 bits small products would all be zero, and larger ones infinite.
+    wide = [torch.promote_types(norm.weight.dtype, torch.float32) for norm in norms]
+    terms = [torch.zeros_like(norm.weight, dtype=kind) for norm, kind in zip(norms, wide, strict=True)]
     for term, norm in zip(terms, norms, strict=True):
         for parameter in (norm.weight, norm.bias):
             if parameter is not None and parameter.grad is not None:
-                term.addcmul_(parameter, parameter.grad)
+                term.addcmul_(parameter.to(term.dtype), parameter.grad.to(term.dtype))
     return list(foreach_mul(terms, terms)) if terms else []
 
 

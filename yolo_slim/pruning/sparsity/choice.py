@@ -72,7 +72,9 @@ class Choice:
 
     def rank(self, scores: Tensor) -> None:
         """Takes the scores (num_groups,) to choose by, higher = keep; groups that no gamma silences are left alone."""
-        self._scores = scores.detach().double().cpu().masked_fill(~self._graph.gated.cpu(), float("inf"))
+        new = scores.detach().double().cpu().masked_fill(~self._graph.gated.cpu(), float("inf"))
+        # A layer of which nothing has been seen this time, as optimizers take turns, keeps the scores that it had.
+        self._scores = new if self._scores is None else torch.where(new.isfinite(), new, self._scores)
         self._rested = None
 
     def advance(self, share: float, resting: Collection[str] = ()) -> float:
@@ -105,9 +107,12 @@ class Choice:
             order = torch.where(self._towards | self.chosen, first, first + span)
             selected = select(self._graph, order, asked.scaled(share, self.dense), self._cost)
         except ValueError:
-            if not resting:
+            unseen = not all(
+                bool(self._scores[layer.groups[layer.prunable].cpu()].isfinite().all()) for layer in layers
+            )
+            if not resting and not unseen:
                 raise
-            return self.reached  # so many layers have come to rest that it cannot be reached any more
+            return self.reached  # so many layers rest, or have not been seen, that it cannot be reached
         # A part of the way may be filled up with others, which are not to go in the end.
         self.chosen, self.share = self.chosen | (selected.dropped.cpu() & self._towards), share
         self.reached = selected.reached
