@@ -41,10 +41,10 @@ class GammaSparsity(Callback):
     channels alone that a prune of the model as it is would take by first-order Taylor importance: what the loss says
     before the phase is a better choice than what a penalty that must reach zero in some hundred steps leaves.
 
-    ``penalty="growing"`` makes more and more channels exactly zero, within the first third of the fit (of one or two epochs: the first), while the others
-    take over (:class:`yolo_slim.pruning.Growing`): each time those that are the least important by the gradients of the
-    steps since the last time. A prune with the same selection then removes channels that do nothing. It works with any
-    optimizer, mixed precision and clipping.
+    ``penalty="growing"`` makes more and more channels exactly zero while the others take over
+    (:class:`yolo_slim.pruning.Growing`), within the first third of the fit, or its first epoch where that is more: each
+    time those that are the least important by the gradients of the steps since the last time. A prune with the same
+    selection then removes channels that do nothing. It works with any optimizer, mixed precision and clipping.
 
     For ``choose="taylor"`` channels are chosen once, before the first step, where the module offers a method
     ``plain_losses() -> Iterable[Tensor] | None``: its losses on some batches of images as they are when the network is
