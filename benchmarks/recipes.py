@@ -23,6 +23,7 @@ from benchmarks.recipes_table import table
 from benchmarks.scores import quiet
 from yolo_slim.callbacks import WeightEMA
 from yolo_slim.detection import Hyperparameters, YOLODetector
+from yolo_slim.files import write_whole
 from yolo_slim.pruning import profile
 
 #: Epochs at the end whose mean is reported: single epochs on a small validation set scatter by 0.01.
@@ -74,9 +75,7 @@ def run_case(case: Case, root: Path) -> None:
             "scores": run.scores,
         }
         del found["weights"]
-        temporary = folder / ".row.yaml"
-        temporary.write_text(yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
-        os.replace(temporary, row)
+        write_whole(row, yaml.safe_dump(found, sort_keys=False))
         print(f"   {case.name}: best {found['best']:.4f} last {found['last']:.4f} {run.stages}", flush=True)
         for left in [*folder.rglob("*.ckpt"), *folder.rglob("prun*.yaml"), *folder.rglob("plan.yaml")]:
             left.unlink()

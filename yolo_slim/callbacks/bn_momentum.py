@@ -11,15 +11,15 @@ from yolo_slim.pruning import BatchNorm
 class BatchNormMomentum:
     """Sets the momentum of BatchNorm's running statistics so that they fit the weights they are used with.
 
-    Before the weights are validated or saved, the statistics become the plain mean over the last batches: the momentum
-    of the k-th of them is 1 / k. The usual momentum reaches back over 1 / momentum steps, which in short epochs is to
-    weights of epochs ago.
+    Before the weights are validated, and before an epoch ends, the statistics become the mean over the last batches:
+    the momentum of the k-th of them is 1 / k, or the layer's own where that is more. The usual momentum reaches back
+    over 1 / momentum steps, which in short epochs is to weights of epochs ago.
 
-    Between that it is raised as far as the gammas' pace needs.
-    Running statistics average over the last ``1 / momentum`` steps. Where gammas shrink by a share ``drift`` per step,
-    the layer behind them is normalised by statistics that are too large by ``drift / momentum``; such errors multiply
-    over the depth of a network, and validation sees a dead detector while the training loss is fine. Over a depth of
-    some 25 layers a momentum of ``100 * drift`` keeps the scale right within a quarter.
+    Between that it is raised as far as the gammas' pace needs. Running statistics average over the last ``1 /
+    momentum`` steps. Where gammas shrink by a share ``drift`` per step, the layer behind them is normalised by
+    statistics that are too large by ``drift / momentum``; such errors multiply over the depth of a network, and
+    validation sees a dead detector while the training loss is fine. Over a depth of some 25 layers a momentum of ``100
+    * drift`` keeps the scale right within a quarter.
 
     Args:
         model: Its BatchNorm layers with running statistics are paced; cumulative ones (momentum None) are left alone.

@@ -41,17 +41,7 @@ def plain_taylor(trainer: Trainer, target: Target) -> Taylor | None:
         if losses is None:
             return None
         taylor = Taylor(target.model, target.graph)
-        parameters = [p for p in target.model.parameters() if p.requires_grad]
-        before = [p.grad for p in parameters]
-        try:
-            for loss in losses:
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                taylor.observe()
-        finally:
-            for parameter, kept in zip(parameters, before, strict=True):
-                parameter.grad = kept
+        taylor.observe_losses(losses)
     return taylor
 
 

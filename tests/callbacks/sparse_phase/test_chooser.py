@@ -148,30 +148,49 @@ def test_a_look_leaves_everything_as_it_was(tmp_path):
         assert torch.allclose(looked.state_dict()[name], value, atol=1e-7), name
 
 
+class Still(Callback):
+    """Keeps a part in eval mode: it rests."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        pl_module.stem.eval()
+
+
+def fit_until(folder, epochs, kind, callbacks, stop=None, resume=None):
+    """A fit that is stopped after an epoch, or goes on."""
+    seed_everything(0, verbose=False)
+    module = module_of(kind, momentum=0.9)
+
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == stop
+
+    callbacks = [*callbacks, ModelCheckpoint(dirpath=folder, save_last=True), Stop()]
+    trainer = toy_trainer(folder, max_epochs=epochs, enable_checkpointing=True, callbacks=callbacks)
+    trainer.fit(module, toy_loader(), ckpt_path=resume)
+    return module
+
+
+def assert_going_on_is_going_straight(folder, epochs, kind, callbacks, stop):
+    """Callbacks are made anew for each fit."""
+    straight = fit_until(folder / "straight", epochs, kind, callbacks())
+    fit_until(folder / "broken", epochs, kind, callbacks(), stop=stop)
+    resumed = fit_until(folder / "resumed", epochs, kind, callbacks(), resume=folder / "broken" / "last.ckpt")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize("penalty", ["proximal", "subgradient", "growing"])
 @pytest.mark.parametrize("kind", [Plain, ToyClassifier])
 @pytest.mark.parametrize("stop", [0, 2])
 def test_a_resumed_fit_equals_a_straight_one(tmp_path, penalty, kind, stop):
-    def fit(folder, until=None, resume=None):
-        seed_everything(0, verbose=False)
-        module = module_of(kind, momentum=0.9)
-        saver = ModelCheckpoint(dirpath=tmp_path / folder, save_last=True)
-
-        class Stop(Callback):
-            def on_train_epoch_end(self, trainer, pl_module):
-                trainer.should_stop = trainer.current_epoch == until
-
-        callbacks = [WeightEMA(), sparsity(penalty), saver, Stop()]
-        trainer = toy_trainer(tmp_path, max_epochs=6, enable_checkpointing=True, callbacks=callbacks)
-        trainer.fit(module, toy_loader(), ckpt_path=resume)
-        return module
-
-    straight = fit("straight")
-    fit("broken", until=stop)
-    resumed = fit("resumed", resume=tmp_path / "broken" / "last.ckpt")
+    assert_going_on_is_going_straight(tmp_path, 6, kind, lambda: [WeightEMA(), sparsity(penalty)], stop)
     assert not LOOKS
-    for name, value in straight.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("kind", [Plain, ToyClassifier])
+@pytest.mark.parametrize("stop", [0, 1])
+def test_a_resumed_fit_knows_who_rested(tmp_path, kind, stop):
+    assert_going_on_is_going_straight(tmp_path, 5, kind, lambda: [Still(), sparsity("proximal")], stop)
 
 
 def test_averages_are_zero_where_the_weights_are(tmp_path):
@@ -223,33 +242,6 @@ def test_a_taylor_prune_at_the_end_of_a_fit_looks_at_plain_images_too(tmp_path):
     for name in GAMMAS:
         kept = (~expected[name]).nonzero().flatten().tolist()
         assert pruning.report.plan.entries.get(name, {"out": list(range(len(expected[name])))})["out"] == kept
-
-
-@pytest.mark.parametrize("kind", [Plain, ToyClassifier])
-@pytest.mark.parametrize("stop", [0, 1])
-def test_a_resumed_fit_knows_who_rested(tmp_path, kind, stop):
-    def fit(folder, until=None, resume=None):
-        seed_everything(0, verbose=False)
-        module = module_of(kind, momentum=0.9)
-
-        class Still(Callback):
-            def on_train_epoch_start(self, trainer, pl_module):
-                pl_module.stem.eval()
-
-            def on_train_epoch_end(self, trainer, pl_module):
-                trainer.should_stop = trainer.current_epoch == until
-
-        saver = ModelCheckpoint(dirpath=tmp_path / folder, save_last=True)
-        callbacks = [Still(), sparsity("proximal"), saver]
-        trainer = toy_trainer(tmp_path, max_epochs=5, enable_checkpointing=True, callbacks=callbacks)
-        trainer.fit(module, toy_loader(), ckpt_path=resume)
-        return module
-
-    straight = fit("straight")
-    fit("broken", until=stop)
-    resumed = fit("resumed", resume=tmp_path / "broken" / "last.ckpt")
-    for name, value in straight.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_layers_that_come_to_rest_do_not_end_the_fit(tmp_path):

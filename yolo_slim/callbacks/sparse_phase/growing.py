@@ -55,9 +55,7 @@ class GrowingPhase:
 
     def start_epoch(self, trainer: Trainer, steps: int, rests: tuple[str, ...]) -> dict[str, float]:
         """Begins to read gradients, so that a resumed fit reads those of a straight one; returns what is logged."""
-        self._taylor = (
-            Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
-        )
+        self._listen()
         self._steps = 0
         return {"sparsity/chosen": self._choice.reached}
 
@@ -75,11 +73,8 @@ class GrowingPhase:
         if self._taylor is not None and self._due(trainer, taken) and self._taylor.batches:
             self._choice.rank(equal_on_all_ranks(trainer, self._taylor.scores()))
             self._growing.advance(self._progress(trainer), rests)
-            self._taylor = (
-                Taylor(self._target.model, self._target.graph, gammas_only=True) if self._choice.share < 1 else None
-            )
-            self._growing.hold(*self._target.copies(trainer))
-        elif taken:
+            self._listen()
+        if taken or trainer.is_last_batch:
             self._growing.hold(*self._target.copies(trainer))
 
     def end(self, trainer: Trainer) -> None:
@@ -111,6 +106,11 @@ class GrowingPhase:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` gave."""
         self._choice.load_state_dict(state)
+
+    def _listen(self) -> None:
+        """Reads gradients from here on, until the set is complete."""
+        target = self._target
+        self._taylor = Taylor(target.model, target.graph, gammas_only=True) if self._choice.share < 1 else None
 
     def _progress(self, trainer: Trainer) -> float:
         """How far the growth is now; 1 when the set is complete."""

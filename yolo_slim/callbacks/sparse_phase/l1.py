@@ -72,23 +72,20 @@ class L1Phase:
         if self._chooser is None:
             return {"sparsity/strength": self._now(trainer)}
         reached = self._choose(self._chooser, trainer, rests)
-        strength = self._now(trainer) if self._chooser.choice.ranked else 0.0
+        strength = self._now(trainer) if self._acts else 0.0
         return {"sparsity/strength": strength, "sparsity/chosen": reached}
 
     def before_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Adds the term to the complete gradients of the step, and reads them where channels are not ranked yet."""
         if self._chooser is not None:
             self._chooser.before_step(trainer, optimizer)
-            if not self._chooser.choice.ranked:
-                return
-        if isinstance(self._gammas, Subgradient):
+        if self._acts and isinstance(self._gammas, Subgradient):
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self._gammas.add_to_gradients(self._now(trainer), owned, self._beta_strength)
 
     def after_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
         """Shrinks what a step has updated."""
-        ranked = self._chooser is None or self._chooser.choice.ranked
-        if ranked and isinstance(self._gammas, Proximal):
+        if self._acts and isinstance(self._gammas, Proximal):
             self._gammas.shrink(optimizer, self._now(trainer), self._beta_strength)
 
     def batch_end(self, trainer: Trainer, taken: bool, rests: tuple[str, ...]) -> None:
@@ -115,14 +112,18 @@ class L1Phase:
         self._strength.load_state_dict(state)
         if self._chooser is not None and "choice" in state:
             self._chooser.load_state_dict(state["choice"])
-            if self._chooser.choice.ranked:
-                self._gammas.follow(self._preview.selection, self._chosen)
+            self.follow(self._preview.selection)
 
     def _choose(self, chooser: Chooser, trainer: Trainer, rests: tuple[str, ...]) -> float:
         chooser.start(trainer, rests)
         reached = chooser.choice.advance(1.0, rests)
-        self._gammas.follow(self._preview.selection, self._chosen)
+        self.follow(self._preview.selection)
         return reached
+
+    @property
+    def _acts(self) -> bool:
+        """Whether the channels are known: all, or those that have been chosen."""
+        return self._chooser is None or self._chooser.choice.ranked
 
     @property
     def _chosen(self) -> Tensor | None:

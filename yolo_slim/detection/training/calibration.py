@@ -23,12 +23,10 @@ def observe_gradients(detector: YOLODetector, graph: ChannelGraph, batches: list
     BatchNorm uses its running statistics; the detector comes back as it was, without gradients.
     """
     net = detector.net
+    device = next(net.parameters()).device
     taylor = Taylor(net, graph)
     with restored(detector):
         train_but_statistics(net)
-        for batch in batches:
-            net.zero_grad(set_to_none=True)
-            detector.loss(to_device(batch, next(net.parameters()).device)).backward()
-            taylor.observe()
+        taylor.observe_losses(detector.loss(to_device(batch, device)) for batch in batches)
     net.zero_grad(set_to_none=True)
     return taylor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,24 @@ class Taylor:
             self._sums[i] = self._sums[i] + counted if i in self._sums else counted
             self._counts[i] = self._counts.get(i, 0) + finite
         self._finite = self._finite.to(place) + finite
+
+    def observe_losses(self, losses: Iterable[Tensor]) -> None:
+        """Adds the terms of the gradients of some losses, past those of the parameters, which stay as they are.
+
+        Args:
+            losses: Scalars that the model has given, each with what its backward pass needs.
+        """
+        parameters = [parameter for parameter in self.parameters if parameter.requires_grad]
+        before = [parameter.grad for parameter in parameters]
+        try:
+            for loss in losses:
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.grad = gradient
+                self.observe()
+        finally:
+            for parameter, kept in zip(parameters, before, strict=True):
+                parameter.grad = kept
 
     def scores(self, reduction: str = "mean", normalise: str = "none") -> Tensor:
         """The score of every group.

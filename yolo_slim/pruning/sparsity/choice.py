@@ -1,4 +1,4 @@
-"""Which channels a sparse phase works on: ranked once, and whatever is chosen stays chosen."""
+"""Which channels a sparse phase works on: whatever is chosen stays chosen."""
 
 from __future__ import annotations
 
