@@ -25,7 +25,7 @@ def growing_share(progress: float) -> float:
     >>> [round(growing_share(p), 3) for p in (0, 0.25, 0.5, 1, 2)]
     [0.0, 0.578, 0.875, 1.0, 1.0]
     """
-    return 1 - (1 - min(1.0, progress)) ** 3
+    return 1.0 - (1 - min(1.0, progress)) ** 3
 
 
 class Growing:
