@@ -75,13 +75,18 @@ def build(name: str) -> nn.Module:
     return model
 
 
-def without_chunks(model: nn.Module) -> nn.Module:
-    """A copy in which every C2f is a :class:`SplitC2f`; checked to compute the same."""
-    changed = copy.deepcopy(model)
-    for name, module in list(changed.named_modules()):
+def split_chunks(model: nn.Module) -> None:
+    """Makes every C2f a :class:`SplitC2f`."""
+    for name, module in list(model.named_modules()):
         if isinstance(module, C2f):
             parent, _, key = name.rpartition(".")
-            setattr(changed.get_submodule(parent), key, SplitC2f(module))
+            setattr(model.get_submodule(parent), key, SplitC2f(module))
+
+
+def without_chunks(model: nn.Module) -> nn.Module:
+    """A copy in which every C2f is split; checked to compute the same."""
+    changed = copy.deepcopy(model)
+    split_chunks(changed)
     if isinstance(model, DetectionModel):
         x = images(TRACE_SIZE)
         with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from benchmarks.recipe_torch_pruning import prune_by_torch_pruning
 from benchmarks.scores import validated
 from yolo_slim.callbacks import Distillation, FreshStatistics, GammaSparsity, WeightEMA
 from yolo_slim.detection import Augmentation, Hyperparameters, YOLODataModule, YOLODetector
@@ -61,23 +62,31 @@ class Run:
         self.baseline = weights
         self.scores: list[float] = []
         self.stages: dict[str, float] = {}
-        detector = YOLODetector(weights=weights, imgsz=case.imgsz)
-        self.dense = profile(detector.net, detector.pruning_example).flops
+        detector = self.detector()
+        self.cost = profile(detector.net, detector.pruning_example)
+        self.dense = self.cost.flops
 
     def selection(self, share: float | None = None) -> Selection:
         """At most a share of the dense model's FLOPs."""
         return Selection(max_flops=self.dense * (self.case.share if share is None else share))
 
-    def fit(self, epochs: int, hyp: Hyperparameters = RATE, *callbacks: Callback) -> None:
+    def detector(self, hyp: Hyperparameters = RATE) -> YOLODetector:
+        """The model as it is by now."""
+        return YOLODetector(weights=self.weights, imgsz=self.case.imgsz, hyp=hyp)
+
+    def fit(
+        self, epochs: int, hyp: Hyperparameters = RATE, *callbacks: Callback, detector: YOLODetector | None = None
+    ) -> None:
         """Trains on; ``scores`` is what the epochs of this fit have reached."""
         case = self.case
-        detector = YOLODetector(weights=self.weights, imgsz=case.imgsz, hyp=hyp)
+        detector = detector or self.detector(hyp)
         history = _History()
         last = ModelCheckpoint(self.folder, filename=f"last{len(self.stages)}", enable_version_counter=False)
         trainer_of(epochs, case.seed, [WeightEMA(), FreshStatistics(), *callbacks, history, last]).fit(
             detector, images(case)
         )
         self.weights, self.scores = str(last.best_model_path), history.scores
+        self.cost = profile(detector.net, detector.pruning_example)
         self.stages[f"fit{len(self.stages)}"] = self.scores[-1]
 
     def prune(self, importance: Importance = TAYLOR, share: float | None = None, **more: Any) -> None:
@@ -87,8 +96,9 @@ class Run:
         settings = PruneSettings(self.selection(share), importance, **more)
         prune_file(self.weights, settings, folder, images(self.case), self.case.imgsz)
         self.weights = str(folder / "slim.ckpt")
-        found = validated(YOLODetector(weights=self.weights, imgsz=self.case.imgsz), images(self.case))
-        self.stages[f"prune{len(self.stages)}"] = found[1]
+        detector = self.detector()
+        self.cost = profile(detector.net, detector.pruning_example)
+        self.stages[f"prune{len(self.stages)}"] = validated(detector, images(self.case))[1]
 
     def sparse(self, hyp: Hyperparameters, sparsity: GammaSparsity) -> None:
         """A sparse phase, a prune by |gamma| and a finetune."""
@@ -188,6 +198,23 @@ def l1_on_all(run: Run) -> None:
     run.sparse(SLOW_SGD, GammaSparsity("subgradient", "auto", selection=run.selection()))
 
 
+def growing_taught(run: Run) -> None:
+    """Growing and finetuned; both fits learn from the baseline too."""
+    first = round(run.case.epochs * PHASE)
+    growth = GammaSparsity("growing", selection=run.selection())
+    run.fit(first, PHASE_RATE, growth, Distillation(run.baseline))
+    run.prune(GAMMA)
+    run.fit(run.case.epochs - first, FINETUNE, Distillation(run.baseline))
+
+
+def torch_pruning(run: Run) -> None:
+    """One prune by Torch-Pruning, then one fit."""
+    detector = run.detector()
+    prune_by_torch_pruning(detector, images(run.case), run.dense * run.case.share)
+    run.stages["prune0"] = validated(detector, images(run.case))[1]
+    run.fit(run.case.epochs, detector=detector)
+
+
 ARMS: dict[str, Callable[[Run], None]] = {
     "dense": dense,
     "dense taught": dense_taught,
@@ -198,6 +225,8 @@ ARMS: dict[str, Callable[[Run], None]] = {
     "8 rounds": rounds(8),
     "growing": growing,
     "growing, finetuned": growing_finetuned,
+    "growing, taught": growing_taught,
+    "Torch-Pruning": torch_pruning,
     "proximal L1": decaying_l1("proximal", PHASE_RATE),
     "subgradient L1": decaying_l1("subgradient", SLOW_SGD),
     "L1 on all": l1_on_all,

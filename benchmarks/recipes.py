@@ -24,7 +24,6 @@ from benchmarks.scores import quiet
 from yolo_slim.callbacks import WeightEMA
 from yolo_slim.detection import Hyperparameters, YOLODetector
 from yolo_slim.files import write_whole
-from yolo_slim.pruning import profile
 
 #: Epochs at the end whose mean is reported: single epochs on a small validation set scatter by 0.01.
 LAST = 3
@@ -61,8 +60,7 @@ def run_case(case: Case, root: Path) -> None:
         run = Run(case, folder, baseline_of(case, root))
         print(f"== {case.name}", flush=True)
         ARMS[case.arm](run)
-        detector = YOLODetector(weights=run.weights, imgsz=case.imgsz)
-        cost = profile(detector.net, detector.pruning_example)
+        cost = run.cost
         found = {
             **asdict(case),
             "data": Path(case.data).parent.name,
