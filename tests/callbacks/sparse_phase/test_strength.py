@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from lightning.pytorch import seed_everything
@@ -106,6 +108,22 @@ def test_auto_resumed_equals_a_straight_run(tmp_path, penalty, stop):
     fit(tmp_path / "first", stop)
     resumed = fit(tmp_path / "second", 6, tmp_path / "first" / "last.ckpt")
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
+
+
+@pytest.mark.parametrize(("choose", "epochs", "short"), [("none", 2, True), ("none", 126, False), ("taylor", 2, False)])
+def test_before_the_first_step_it_says_when_the_fit_is_too_short_for_all_gammas(tmp_path, choose, epochs, short):
+    class StopsAtOnce(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            trainer.should_stop = True
+            trainer.limit_train_batches = 0
+
+    sparsity = GammaSparsity("proximal", "auto", choose=choose, ratio=0.5)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fitted(tmp_path, Wide(lambda p: SGD(p, 0.01)), sparsity, epochs, [StopsAtOnce()])
+    said = [str(w.message) for w in found if "too few for a penalty on all gammas" in str(w.message)]
+    assert len(said) == short
+    assert not short or said[0].startswith("GammaSparsity: 16 steps to zero")
 
 
 def test_auto_has_no_hold_on_adam(tmp_path):

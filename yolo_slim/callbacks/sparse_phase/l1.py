@@ -132,7 +132,7 @@ class L1Phase:
 
     def _share(self) -> float:
         """Share of the penalised gammas that are to go, in [0, 1]."""
-        return self._preview.share() if self._chosen is None else 1.0
+        return self._preview.share() if self._chooser is None else 1.0
 
     def _now(self, trainer: Trainer) -> float:
         return self._strength.at(trainer.current_epoch, trainer.max_epochs or 1)

@@ -37,6 +37,8 @@ class Strength:
     AUTO_UNTIL = 0.8
     #: By how much the strength changes per epoch then, and the most that it may be of what it was when that was due.
     HOLD, HIGHEST = 0.7, 3.0
+    #: With fewer steps to zero, a penalty on all gammas outweighs the loss: fits of up to 600 ended far below dense.
+    ENOUGH_FOR_ALL = 1000
 
     def __init__(
         self,
@@ -133,12 +135,22 @@ class Strength:
                 "rates. Use SGD, penalty='proximal' or penalty='growing'."
             )
         elif strength == "auto":
-            rank_zero_info(
-                f"GammaSparsity: the strength of every epoch is chosen so that {self._share():.0%} of the gammas, "
-                f"now up to {self._largest_to_go():.3g}, reach zero by {self.AUTO_UNTIL:.0%} of the fit."
-            )
+            self._tell_aim(self._share(), round(self.AUTO_UNTIL * sum(self._travel.steps)))
         else:
             self._tell_travel(strength, strength * sum(self._travel.distances), strength * max(self._travel.distances))
+
+    def _tell_aim(self, share: float, steps: int) -> None:
+        aimed = "the chosen gammas" if share == 1 else f"{share:.0%} of the gammas"
+        rank_zero_info(
+            f"GammaSparsity: the strength of every epoch is chosen so that {aimed}, now up to "
+            f"{self._largest_to_go():.3g}, reach zero by {self.AUTO_UNTIL:.0%} of the fit."
+        )
+        if share < 1 and steps < self.ENOUGH_FOR_ALL:
+            rank_zero_warn(
+                f"GammaSparsity: {steps} steps to zero are too few for a penalty on all gammas: they fall alike, "
+                f"whatever the loss says, and the accuracy with them. Use choose='taylor' or penalty='growing', or "
+                f"{self.ENOUGH_FOR_ALL} steps or more."
+            )
 
     def _tell_travel(self, strength: float, travel: float, in_one_epoch: float) -> None:
         share, largest = self._share(), self._largest_to_go()
