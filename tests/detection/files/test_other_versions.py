@@ -18,7 +18,9 @@ from yolo_slim.detection.trust import trusted
 
 BLOOD = {0: "RBC", 1: "WBC", 2: "Platelets"}
 NUMBERED = {index: str(index) for index in range(5)}
-REFUSED = {"8.4.190_yolov10n": "ends in v10Detect", "tool_masks_left": "wants torch.nn.utils.prune.L1Unstructured"}
+REFUSED = {"tool_masks_left": "wants torch.nn.utils.prune.L1Unstructured"}
+#: With two pairs of branches: what Ultralytics makes of it depends on what it is asked for.
+END_TO_END = "8.4.190_yolov10n"
 #: Files that do not say the image size as plain data.
 WITHOUT_SIZE = {"8.0.0_bare_half", "8.0.0_unstripped_numpy1", "tool_family_n_cuda"}
 #: Widths of the two parts of every C2f's first convolution.
@@ -67,7 +69,7 @@ SOME = {
 def opened() -> list[Any]:
     """All files that can be opened; most of those that are like another one take their turn among the slow tests."""
     assert set(names()) >= SOME
-    known = [name for name in names() if name not in REFUSED]
+    known = [name for name in names() if name not in {*REFUSED, END_TO_END}]
     return [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in known]
 
 
@@ -87,6 +89,15 @@ def test_computes_what_it_did_and_survives_a_checkpoint(name, tmp_path, expected
     detector = YOLODetector(weights=str(tmp_path / "x.ckpt"))
     assert (outputs(detector.net) == found).all()
     assert detector.hparams["variants"] == net.variants
+
+
+def test_an_end_to_end_head_answers_without_suppression(tmp_path):
+    path = write_old_file(END_TO_END, tmp_path)
+    stock = torch.load(path, weights_only=False)["model"].float()
+    stock.end2end = True  # as `yolo predict nms=False` sets it
+    found = outputs(load_network(path))
+    assert found.shape == (1, 42, 6)
+    assert (found == outputs(stock)).all()
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -31,7 +31,11 @@ class Gradients(Callback):
         self.steps.append(torch.cat(found).clone())
 
 
-def test_gradient_does_not_depend_on_the_split(tmp_path, shapes_dir):
+NETWORKS = pytest.mark.parametrize("model", ["yolov8n.yaml", "yolo26n.yaml"])
+
+
+@NETWORKS
+def test_gradient_does_not_depend_on_the_split(tmp_path, shapes_dir, model):
     """12 images: one batch, three accumulated batches, or six."""
     hyp = Hyperparameters(optimizer="SGD", lr0=1e-4, warmup_epochs=0, nbs=12)
     plain = Augmentation(mosaic=0, close_mosaic=0)
@@ -39,7 +43,7 @@ def test_gradient_does_not_depend_on_the_split(tmp_path, shapes_dir):
     for batch in (12, 4, 2):
         data, watch = data_for(shapes_dir, batch=batch, augment=plain), Gradients()
         trainer_for(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[watch]).fit(
-            detector_for(data, hyp=hyp), data
+            detector_for(data, hyp=hyp, model=model), data
         )
         assert len(watch.steps) == 2
         steps[batch] = watch.steps
@@ -48,10 +52,11 @@ def test_gradient_does_not_depend_on_the_split(tmp_path, shapes_dir):
         assert (two - whole).norm() < 1e-4 * whole.norm()
 
 
-def test_gradient_is_that_of_ultralytics_for_one_batch(tmp_path, shapes_dir):
+@NETWORKS
+def test_gradient_is_that_of_ultralytics_for_one_batch(tmp_path, shapes_dir, model):
     hyp = Hyperparameters(optimizer="SGD", lr0=1e-4, warmup_epochs=0, nbs=12)
     data, watch = data_for(shapes_dir, batch=12, augment=Augmentation(mosaic=0, close_mosaic=0)), Gradients()
-    detector = detector_for(data, hyp=hyp)
+    detector = detector_for(data, hyp=hyp, model=model)
     net = copy.deepcopy(detector.net)
     trainer_for(tmp_path, max_epochs=1, limit_val_batches=0, callbacks=[watch]).fit(detector, data)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)

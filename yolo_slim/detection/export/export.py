@@ -17,6 +17,7 @@ from yolo_slim.detection.export.onnx_int8 import calibration_images, quantize_on
 from yolo_slim.detection.export.undisturbed import undisturbed
 from yolo_slim.detection.files import checkpoints
 from yolo_slim.detection.files.stock import save_ultralytics
+from yolo_slim.detection.network.build import is_end_to_end
 
 
 def export_network(
@@ -72,6 +73,8 @@ def _by_ultralytics(
     keys: dict[str, Any] = {"imgsz": options.imgsz, "batch": options.batch, "device": options.device}
     if options.nms:
         keys |= {"nms": True, "conf": options.conf, "iou": options.iou, "max_det": options.max_det}
+    elif is_end_to_end(net):
+        keys["nms"] = False  # the branches that need none
     keys |= {"dynamic": options.dynamic, "opset": options.opset, "simplify": options.simplify}
     ours = name == "onnx" and options.int8
     if not ours and (options.half or options.int8):

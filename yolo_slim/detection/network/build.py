@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils.torch_utils import initialize_weights
 
 from yolo_slim.detection.network.classes import match_classes
-from yolo_slim.detection.network.description import check_description
+from yolo_slim.detection.network.description import HEADS, check_description
 from yolo_slim.documents import read_yaml
 from yolo_slim.pruning import apply_structure
 from yolo_slim.wording import brief
@@ -121,9 +121,9 @@ def expect_detect(net: nn.Module, what: str) -> None:
     """Refuses a network for another task.
 
     Raises:
-        ValueError: If the last layer is not Detect; the message begins with ``what``.
+        ValueError: If the last layer is no such head; the message begins with ``what``.
     """
-    if type(head_of(net)) is not Detect:
+    if type(head_of(net)) not in HEADS:
         raise ValueError(
             f"{what} ends in {type(head_of(net)).__name__}; expected a detection model, whose last layer is Detect"
         )
@@ -135,14 +135,46 @@ def head_of(net: nn.Module) -> Any:
     return layers[-1]
 
 
+def is_end_to_end(net: nn.Module) -> bool:
+    """Whether the head has two pairs of branches: one that learns from many anchors per object and is there for the
+    training, and one that learns from one of them and is used without NMS (YOLOv10, YOLO26).
+    """  # noqa: D205
+    return getattr(head_of(net), "one2one_cv2", None) is not None
+
+
+def class_branches(net: nn.Module) -> list[Any]:
+    """The branches of the head that score the classes, per pair."""
+    head = head_of(net)
+    return [head.cv3, head.one2one_cv3] if is_end_to_end(net) else [head.cv3]
+
+
+def parameters_by_pair(net: nn.Module) -> list[list[nn.Parameter]]:
+    """All parameters, by the loss that their gradients come from: that of the head, or of each of its two pairs.
+
+    In training the branches of the second pair read detached features, so that theirs are their own alone.
+    """
+    if not is_end_to_end(net):
+        return [list(net.parameters())]
+    head = head_of(net)
+    second = [*head.one2one_cv2.parameters(), *head.one2one_cv3.parameters()]
+    own = {id(p) for p in second}
+    return [[p for p in net.parameters() if id(p) not in own], second]
+
+
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that hold infinite values or NaN."""
     return [name for name, values in tensors.items() if not bool(values.isfinite().all())]
 
 
 def prepare(net: DetectionModel) -> DetectionModel:
-    """Makes a network trainable as Ultralytics' trainer would: float32, all but the DFL weights free."""
+    """Makes a network trainable as Ultralytics' trainer would: float32, all but the DFL weights free.
+
+    An end-to-end head answers without NMS, and its other branches do not count as operations.
+    """
     net.float().train()
+    if is_end_to_end(net):
+        head = head_of(net)
+        head.end2end = head.cv2.training_only = head.cv3.training_only = True
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(".dfl" not in name)
     return net
@@ -163,8 +195,9 @@ def fit_classes(net: DetectionModel, names: Mapping[int, str]) -> None:
     head = head_of(net)
     same = len(names) == head.nc and (known == list(range(head.nc)) or not any(k is not None for k in known))
     if not same:
-        for branch, stride in zip(head.cv3, head.stride, strict=True):
-            branch[-1] = _class_convolution(branch[-1], known, float(stride))
+        for branches in class_branches(net):
+            for branch, stride in zip(branches, head.stride, strict=True):
+                branch[-1] = _class_convolution(branch[-1], known, float(stride))
         head.nc, head.no = len(names), len(names) + 4 * head.reg_max
         attributes.yaml["nc"] = attributes.nc = len(names)
     attributes.names = dict(names)

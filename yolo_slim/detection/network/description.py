@@ -11,12 +11,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from ultralytics.nn import tasks
-from ultralytics.nn.modules import Conv, Detect
+from ultralytics.nn.modules import Conv, Detect, v10Detect
 
 from yolo_slim.detection.plain import plain
 from yolo_slim.detection.private import TorchDispatchMode, flop_registry, overload_packet
 from yolo_slim.wording import brief
 
+#: Heads of detectors; either may be an end-to-end one, with a second pair of branches that needs no NMS.
+HEADS = (Detect, v10Detect)
 #: Layers with side effects: this one fetches weights from the internet.
 _REFUSED_LAYERS = {"TorchVision"}
 _MAX_REPEATS = 1000
@@ -127,7 +129,7 @@ def _try(description: Mapping[str, Any], what: str) -> None:
             nn.Module.__init__(net)
             net.model, net.save = tasks.parse_model(description, ch=3, verbose=False)
             head = net.model[-1]
-            if type(head) is Detect:
+            if type(head) in HEADS:
                 net.eval()
                 head.training = True  # as Ultralytics does it
                 net(torch.zeros(1, 3, _STRIDE_SIZE, _STRIDE_SIZE))
@@ -136,7 +138,7 @@ def _try(description: Mapping[str, Any], what: str) -> None:
     # A malformed row can make any layer's constructor fail in any way.
     except Exception as error:
         raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r:.200})") from error
-    if type(head) is not Detect:
+    if type(head) not in HEADS:
         raise ValueError(
             f"{what} ends in {type(head).__name__}; expected a detection model, whose last layer is Detect"
         )

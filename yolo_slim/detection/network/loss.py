@@ -16,6 +16,9 @@ HALVES = (torch.float16, torch.bfloat16)
 class DetectionLoss:
     """The loss of a network, in single precision where the network computes in half precision.
 
+    An end-to-end head has one loss for each of its two pairs of branches. The first counts most when a fit begins, the
+    second, which is the one in use, when it ends.
+
     Args:
         net: The network.
     """
@@ -23,7 +26,18 @@ class DetectionLoss:
     def __init__(self, net: nn.Module) -> None:
         self._net = net
         self._criterion: Any = None
-        self._target_scores: Tensor | None = None
+        self._pairs: list[Any] = []
+        self._target_scores: dict[Any, Tensor] = {}
+        self._progress = (0, 1)
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Shifts the weight between the two losses of an end-to-end head, by the epoch and the epochs of the fit."""
+        self._progress = (epoch, epochs)
+        if len(self._pairs) > 1:
+            criterion = self._criterion
+            criterion.one2one.hyp.epochs = epochs
+            criterion.o2m = criterion.decay(epoch)
+            criterion.o2o = max(criterion.total - criterion.o2m, 0)
 
     def __call__(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss of what the network has given for a batch.
@@ -33,21 +47,37 @@ class DetectionLoss:
             batch: Its labels.
 
         Returns:
-            Ultralytics' three losses times the images (3,), the same by their names for logging, and the sum of the
-            target scores, by which the loss has been divided.
+            Ultralytics' three losses times the images, (1, 3), or (2, 3) for the two pairs of branches of an end-to-end
+            head; those of the pair in use by their names for logging; and for each pair the sum of the target scores,
+            by which its losses have been divided.
         """
         with single_precision():
             device = next(self._net.parameters()).device
-            if self._criterion is None or self._criterion.device != device:
-                self._criterion = make_loss(self._net)
-                self._criterion.assigner.register_forward_hook(self._keep_target_scores)
-            loss, items = self._criterion(widened(outputs), batch)
-        assert self._target_scores is not None, "the assigner was not called"
-        return loss, items, self._target_scores
+            if self._criterion is None or self._pairs[0].device != device:
+                self._make()
+            wide = widened(outputs)
+            if len(self._pairs) == 1:
+                loss, items = self._criterion(wide, batch)
+                losses = loss[None]
+            else:
+                raw = self._pairs[0].parse_output(wide)
+                (first, _), (second, items) = (
+                    pair.loss(raw[name], batch) for pair, name in zip(self._pairs, ("one2many", "one2one"), strict=True)
+                )
+                losses = torch.stack((first * self._criterion.o2m, second * self._criterion.o2o))
+        return losses, items, torch.stack([self._target_scores[pair.assigner] for pair in self._pairs])
 
-    def _keep_target_scores(self, assigner: object, inputs: object, outputs: tuple[Tensor, ...]) -> None:
+    def _make(self) -> None:
+        with torch.inference_mode(False):  # a fit may follow the validation that makes it
+            self._criterion = criterion = self._net.init_criterion()  # type: ignore[operator]
+        self._pairs = [criterion.one2many, criterion.one2one] if hasattr(criterion, "one2one") else [criterion]
+        for pair in self._pairs:
+            pair.assigner.register_forward_hook(self._keep_target_scores)
+        self.start_epoch(*self._progress)
+
+    def _keep_target_scores(self, assigner: nn.Module, inputs: object, outputs: tuple[Tensor, ...]) -> None:
         # (labels, boxes, scores, foreground, indices); the loss divides by this very sum, or by 1 if that is more.
-        self._target_scores = outputs[2].sum()
+        self._target_scores[assigner] = outputs[2].sum()
 
 
 def widened(value: object) -> Any:
@@ -71,19 +101,6 @@ def single_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
-
-
-def make_loss(net: Any) -> Any:
-    """The network's loss by Ultralytics, with gains as :func:`set_loss_gains` said.
-
-    Raises:
-        ValueError: If the head is an end-to-end one, whose loss is of another kind.
-    """
-    with torch.inference_mode(False):  # a fit may follow the validation that makes it
-        loss = net.init_criterion()
-    if not hasattr(loss, "assigner"):
-        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be trained here; take YOLOv8 to 12")
-    return loss
 
 
 def set_loss_gains(net: Any, box: float, cls: float, dfl: float) -> None:

@@ -21,18 +21,16 @@ def size_attributes(net: nn.Module) -> list[str]:
     return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
 
 
-def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     """Box distributions (B, 4 * reg_max, anchors) and class logits (B, nc, anchors) of the network's present mode.
 
-    Raises:
-        ValueError: If the head is an end-to-end one, which has two of each.
+    Those of both pairs of branches where the head is an end-to-end one.
     """
     head_of(net).shape = None  # a cached size would steer the head's control flow
     outputs = net(images)
     raw = outputs[1] if isinstance(outputs, tuple) else outputs
-    if "boxes" not in raw:
-        raise ValueError("the network has an end-to-end head (YOLO26), which cannot be pruned here; take YOLOv8 to 12")
-    return raw["boxes"], raw["scores"]
+    pairs = [raw["one2many"], raw["one2one"]] if "one2one" in raw else [raw]
+    return tuple(pair[part] for pair in pairs for part in ("boxes", "scores"))
 
 
 def trace_network(net: DetectionModel) -> ChannelGraph:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from yolo_slim.detection.data.datamodule import YOLODataModule
@@ -19,7 +19,7 @@ from yolo_slim.detection.files.checkpoints import adapt_classes, read_record, st
 from yolo_slim.detection.files.record import NetworkRecord
 from yolo_slim.detection.files.training_state import check_training_state
 from yolo_slim.detection.files.weights import expect_given, load_network, read_weights
-from yolo_slim.detection.network.build import build_network, fit_classes
+from yolo_slim.detection.network.build import build_network, fit_classes, parameters_by_pair
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.network.distilled import distillation_loss
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
@@ -104,7 +104,10 @@ class YOLODetector(LightningModule):
             self._adopt_network()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Decoded boxes and class scores of images (B, 3, H, W) in [0, 1]: (B, 4 + nc, anchors), boxes in pixels."""
+        """Decoded boxes and class scores of images (B, 3, H, W) in [0, 1]: (B, 4 + nc, anchors), boxes in pixels.
+
+        Of an end-to-end head (B, n, 6): x1, y1, x2, y2, score, class of at most 300 boxes.
+        """
         outputs = self.net(images)
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
@@ -193,14 +196,15 @@ class YOLODetector(LightningModule):
 
     def on_train_start(self) -> None:
         """Starts with empty sums."""
-        self._steps.start(self.device)
+        self._steps.start(self.device, len(parameters_by_pair(self.net)))
         self._resumed = self._match = None
         # Of this fit's schedule: the one that a checkpoint comes from may have been shorter.
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * self.hyp.rate_factor(self.trainer.current_epoch, self._epochs)
 
     def on_train_epoch_start(self) -> None:
-        """Tells the data module which epoch it is: mosaic is closed for the last ones."""
+        """Tells the data module and the loss which epoch it is: mosaic is closed for the last ones."""
+        self._loss.start_epoch(self.trainer.current_epoch, self._epochs)
         notify = getattr(self.trainer.datamodule, "on_epoch_start", None)  # type: ignore[attr-defined]
         if notify is not None:
             notify(self.trainer.current_epoch, self._epochs)
@@ -216,7 +220,8 @@ class YOLODetector(LightningModule):
         loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
         images = len(batch["img"])
         if isinstance(extra := self.auxiliary_loss(), Tensor):
-            loss = torch.cat((loss, (extra * images).reshape(1).to(loss)))
+            column = (extra * images).reshape(1, 1).to(loss)
+            loss = torch.cat((loss, nn.functional.pad(column, (0, 0, 0, len(loss) - 1))), 1)  # with the first of them
         losses = {f"train/{name}": value for name, value in items.items()}
         self.log_dict(losses, on_epoch=True, on_step=False, batch_size=images, sync_dist=True)
         return self._steps.summed(self.trainer, loss, target_scores, images)
@@ -243,7 +248,7 @@ class YOLODetector(LightningModule):
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
-        self._steps.end_backward(self.trainer, self.net.parameters())
+        self._steps.end_backward(self.trainer, parameters_by_pair(self.net))
 
     def on_train_batch_end(self, outputs: object, batch: dict[str, Any], batch_idx: int) -> None:
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
@@ -290,7 +295,9 @@ class YOLODetector(LightningModule):
 
     @torch.no_grad()
     def detect(self, images: Tensor, confidence: float = 0.25, iou: float = 0.7) -> list[Tensor]:
-        """Boxes of images (B, 3, H, W) in [0, 1] after non-maximum suppression; see :meth:`predict_step`."""
+        """Boxes of images (B, 3, H, W) in [0, 1], after non-maximum suppression where the head needs it; see
+        :meth:`predict_step`.
+        """  # noqa: D205
         return suppress(self(images), confidence, iou, multi_label=False)
 
     def _log_scores(self, split: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from lightning.pytorch import Trainer
@@ -30,9 +30,9 @@ class Steps:
         trainer.accumulate_grad_batches = warmup.accumulate
         self._pending = False  # a group of batches has begun
 
-    def start(self, device: torch.device) -> None:
-        """Starts with empty sums."""
-        self._sums = torch.zeros(2, device=device)  # target scores and images since the last step
+    def start(self, device: torch.device, losses: int) -> None:
+        """Starts with empty sums, for a network with so many losses that are divided by target scores of their own."""
+        self._sums = torch.zeros(losses + 1, device=device)  # target scores per loss, and images, since the last step
         self._pending = False
 
     def begin_batch(self, trainer: Trainer, index: int, rate_factor: float) -> None:
@@ -55,23 +55,28 @@ class Steps:
 
         Args:
             trainer: The Trainer of the fit.
-            loss: Ultralytics' losses times the images, of any shape.
-            target_scores: The sum by which they have been divided.
+            loss: Ultralytics' losses times the images, (losses, n).
+            target_scores: The sums by which they have been divided, (losses,).
             images: Number of images.
         """
-        self._sums += torch.stack((target_scores, target_scores.new_tensor(float(images))))
+        self._sums += torch.cat((target_scores, target_scores.new_tensor([float(images)])))
         undone = target_scores.clamp(min=1) / images * trainer.accumulate_grad_batches * trainer.world_size
-        return loss.sum() * undone
+        return (loss.sum(1) * undone).sum()
 
-    def end_backward(self, trainer: Trainer, parameters: Iterable[nn.Parameter]) -> None:
-        """Before an optimizer step: divides the summed gradients by the target scores of all its images."""
+    def end_backward(self, trainer: Trainer, parameters: Sequence[Iterable[nn.Parameter]]) -> None:
+        """Before an optimizer step: divides the summed gradients by the target scores of all its images.
+
+        Args:
+            trainer: The Trainer of the fit.
+            parameters: Those that have their gradients from each of the losses.
+        """
         ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         self._pending = not (trainer.is_last_batch or ready % trainer.accumulate_grad_batches == 0)
         if self._pending:
             return
-        target_scores, images = trainer.strategy.reduce(self._sums, reduce_op="sum")
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        foreach_mul_(gradients, images / target_scores.clamp(min=1))
+        *target_scores, images = trainer.strategy.reduce(self._sums, reduce_op="sum")
+        for own, scores in zip(parameters, target_scores, strict=True):
+            foreach_mul_([p.grad for p in own if p.grad is not None], images / scores.clamp(min=1))
         self._sums.zero_()
 
     def end_batch(self, trainer: Trainer) -> None:

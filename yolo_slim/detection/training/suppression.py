@@ -16,7 +16,8 @@ def suppress(predictions: Tensor, confidence: float, iou: float, multi_label: bo
     """Boxes after non-maximum suppression, at most 300 per image.
 
     Args:
-        predictions: Boxes and class scores, (B, 4 + nc, anchors); boxes as centre and size in pixels.
+        predictions: Boxes and class scores, (B, 4 + nc, anchors); boxes as centre and size in pixels. Or the boxes of
+            an end-to-end head, (B, n, 6), which need no suppression.
         confidence: Lowest score, in [0, 1].
         iou: Overlap in [0, 1] above which the lower box of a class goes.
         multi_label: Whether an anchor may give a box of each class; so Ultralytics validates, but it predicts the best.

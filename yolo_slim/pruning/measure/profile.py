@@ -79,7 +79,9 @@ class Profile:
 def profile(model: nn.Module, example_inputs: object) -> Profile:
     """Counts what a forward in eval mode costs; the model comes back as it was.
 
-    Convolutions and linear layers are counted where they are called as modules, each time they run.
+    Convolutions and linear layers are counted where they are called as modules, each time they run. What is in a module
+    with an attribute ``training_only = True`` is not: a second head, say, that runs in eval mode for the sake of the
+    loss and falls away where the model is used. Its parameters count while they are there.
 
     Args:
         model: The model.
@@ -101,7 +103,11 @@ def profile(model: nn.Module, example_inputs: object) -> Profile:
         macs[module] += elements.numel() * (weight.numel() // weight.shape[0])
         outputs[module] += result.nbytes
 
-    names = {module: name for name, module in model.named_modules() if isinstance(module, (Convolution, nn.Linear))}
+    unused = {
+        inner for module in model.modules() if getattr(module, "training_only", False) for inner in module.modules()
+    }
+    counted = [(name, module) for name, module in model.named_modules() if module not in unused]
+    names = {module: name for name, module in counted if isinstance(module, (Convolution, nn.Linear))}
     hooks = [module.register_forward_hook(count) for module in names]
     arguments = positional(example_inputs)
     present = (*model.parameters(), *model.buffers(), *arguments)
