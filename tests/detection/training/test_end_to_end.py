@@ -16,6 +16,7 @@ from yolo_slim.detection.export.export import export_network
 from yolo_slim.detection.export.formats import ExportOptions
 from yolo_slim.detection.export.runtime import ExportedDetector
 from yolo_slim.detection.files.stock import save_ultralytics
+from yolo_slim.detection.files.weights import load_network
 from yolo_slim.detection.network.build import build_network, class_branches, fit_classes, head_of, parameters_by_pair
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
 from yolo_slim.detection.training.detector import YOLODetector
@@ -87,6 +88,16 @@ def test_both_pairs_get_the_classes(name):
     for branches, row in zip(class_branches(net), kept, strict=True):
         assert {branch[-1].out_channels for branch in branches} == {3}
         assert torch.equal(branches[0][-1].weight[0], row)
+
+
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_a_fused_file_is_refused_in_one_line(tmp_path, end_to_end):
+    net = network("yolo26n")
+    net.names = {0: "a", 1: "b"}
+    net.end2end = end_to_end
+    save_ultralytics(net, tmp_path / "fused.pt", 64, fused=True)
+    with pytest.raises(ValueError, match=r"fused\.pt is fused: its head has lost one of its two pairs of branches"):
+        load_network(tmp_path / "fused.pt")
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -14,7 +14,7 @@ from yolo_slim.detection.files.allowed import layer_class
 from yolo_slim.detection.files.foreign import ForeignLayer, ForeignLayers, make_stock, stock_description
 from yolo_slim.detection.files.record import class_names, first_reason
 from yolo_slim.detection.files.sizes import apply_sizes, expect_tensors
-from yolo_slim.detection.network.build import ACTIVATIONS, build_network, set_variants
+from yolo_slim.detection.network.build import ACTIVATIONS, build_network, is_end_to_end, set_variants
 from yolo_slim.detection.network.classes import MAX_CLASSES
 from yolo_slim.detection.plain import Inert, plain
 from yolo_slim.pruning import Structure, counts_of_weight
@@ -62,6 +62,7 @@ def rebuild(model: object, what: str) -> DetectionModel:
     except Exception as error:
         raise ValueError(f"{what} holds a model whose description cannot be read ({error!r:.200})") from error
     net = build_network(description, len(names), what=what)
+    _expect_both_pairs(layers, net, what)
     _set_variants(layers, net, what)
     _unfuse(layers, net)
     _compare_layers(layers, net, what)
@@ -73,6 +74,16 @@ def rebuild(model: object, what: str) -> DetectionModel:
         raise ValueError(f"{what}: its weights do not fit the network it describes ({first_reason(error)})") from error
     net.names = names
     return net
+
+
+def _expect_both_pairs(layers: ForeignLayers, net: nn.Module, what: str) -> None:
+    """Refuses an end-to-end head with one pair of branches, which is what fusing leaves of it."""
+    head = f"model.{len(net.model) - 1}"  # type: ignore[arg-type]
+    found = [f"{head}.{pair}" in layers for pair in ("cv2", "one2one_cv2")]
+    if is_end_to_end(net) and any(found) and not all(found):
+        raise ValueError(
+            f"{what} is fused: its head has lost one of its two pairs of branches; give the file before that"
+        )
 
 
 def _set_variants(layers: ForeignLayers, net: Any, what: str) -> None:
@@ -155,11 +166,10 @@ def _layers(model: object) -> ForeignLayers:
         if path:
             settings[path] = {key: state[key] for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
             layers[path] = ForeignLayer(_kind(module), {}, {k: t for k, t in tensors.items() if t is not None})
-        children = state.get("_modules", {}).items()
-        left += [
-            (f"{path}.{key}" if path else key, child) for key, child in reversed(children) if path or key == "model"
-        ]
-        names = [*tensors, *(key for key, _ in children)]
+        children = {key: child for key, child in state.get("_modules", {}).items() if child is not None}
+        wanted = [key for key in reversed(children) if path or key == "model"]
+        left += [(f"{path}.{key}" if path else key, children[key]) for key in wanted]
+        names = [*tensors, *children]
         if not all(type(name) is str and (name.isidentifier() or name.isdecimal()) for name in names):
             raise ValueError(f"{path} has a part without a name")
         if len(layers) + len(left) > _MAX_LAYERS:
