@@ -41,7 +41,7 @@ def verb_parser(verb: str, description: str, name_help: str = "Name of the run f
 
 def add_measuring_data(keys: ArgumentParser) -> None:
     """Adds the keys of data that a model is measured with, not trained."""
-    skipped = {"imgsz", "workers", "cache", "augment", "source"}
+    skipped = {"imgsz", "workers", "cache", "augment", "rect", "source"}
     keys.add_class_arguments(YOLODataModule, "data", skip=skipped, instantiate=False)
 
 

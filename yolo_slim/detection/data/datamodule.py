@@ -48,6 +48,8 @@ class YOLODataModule(LightningDataModule):
         cache: Keep decoded images in memory (``ram``) or beside the images (``disk``).
         single_cls: Treat all classes as one.
         augment: Augmentation of training images.
+        rect: Give validation and test images the least height and width that a batch of about the same shape needs, as
+            ``yolo val`` does, in place of squares.
         source: Image, folder of images or list file for ``predict``; by default the validation images.
     """
 
@@ -60,6 +62,7 @@ class YOLODataModule(LightningDataModule):
         cache: Literal["none", "ram", "disk"] = "none",
         single_cls: bool = False,
         augment: Augmentation = DEFAULT_AUGMENTATION,
+        rect: bool = False,
         source: str | None = None,
     ) -> None:
         super().__init__()
@@ -77,6 +80,7 @@ class YOLODataModule(LightningDataModule):
             raise ValueError("there is no data: give --data.data with a data YAML, or 'shapes' for the built-in set.")
         self.data, self._imgsz, self.batch, self.workers = data, imgsz, batch, workers
         self.cache, self.single_cls, self.augment, self.source = cache, single_cls, augment, source
+        self.rect = rect
         self.datasets: dict[str, YOLODataset] = {}
         self._train: SeededDataset | None = None
         self._mosaic_closed = False
@@ -86,7 +90,7 @@ class YOLODataModule(LightningDataModule):
         """Returns another data module with the same arguments, but for the given ones; nothing of a Trainer is kept."""
         arguments: dict[str, Any] = {"data": self.data, "imgsz": self._imgsz, "batch": self.batch}
         arguments |= {"workers": self.workers, "cache": self.cache, "single_cls": self.single_cls}
-        arguments |= {"augment": self.augment, "source": self.source}
+        arguments |= {"augment": self.augment, "rect": self.rect, "source": self.source}
         return YOLODataModule(**arguments | changes)
 
     @property
@@ -157,7 +161,8 @@ class YOLODataModule(LightningDataModule):
                 key = "val"
             mode = "train" if split == "train" else "val"
             arguments = (self._settings(cache), info[key], self.batch, info, mode)
-            datasets[split] = data_checks.build_checked(partial(build_yolo_dataset, *arguments), self._file, key)
+            build = partial(build_yolo_dataset, *arguments, rect=self.rect and mode == "val")
+            datasets[split] = data_checks.build_checked(build, self._file, key)
         return datasets
 
     def _settings(self, cache: str) -> IterableSimpleNamespace:
@@ -203,6 +208,8 @@ class YOLODataModule(LightningDataModule):
         world_size, rank = self._processes
         if len(dataset) < world_size:
             raise ValueError(f"{len(dataset)} {split} images do not suffice for {world_size} processes: use fewer.")
+        if dataset.rect and world_size > 1:
+            raise ValueError("data.rect=true: batches of one shape cannot be shared out; evaluate with one process.")
         # Lightning's own sampler repeats images to make shares equal, and the scores would depend on their number.
         sampler = UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False) if world_size > 1 else None
         return self._loader(dataset, sampler)

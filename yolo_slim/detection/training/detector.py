@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -32,7 +32,14 @@ from yolo_slim.detection.training.metrics import DetectionScores
 from yolo_slim.detection.training.optimizers import make_optimizer, refuse_static_graph
 from yolo_slim.detection.training.steps import Steps
 from yolo_slim.detection.training.suppression import beside_labels, suppress
+from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
 from yolo_slim.pruning import ChannelGraph
+
+#: By the name of the metric.
+SCORES: dict[str, type[DetectionScores | UltralyticsScores]] = {
+    "coco": DetectionScores,
+    "ultralytics": UltralyticsScores,
+}
 
 
 class YOLODetector(LightningModule):
@@ -51,6 +58,8 @@ class YOLODetector(LightningModule):
         weights: Checkpoint or ``.pt`` file to start from; its structure replaces that of ``model``.
         imgsz: Side of the images in pixels, kept in the checkpoint for those who use it; by default that of the file.
         hyp: Optimizer, schedule and loss.
+        metric: How precision, recall and mAP are computed: as ``coco`` does, or as ``ultralytics`` does, see
+            :class:`UltralyticsScores`.
 
     Raises:
         FileNotFoundError: If ``model`` or ``weights`` does not exist.
@@ -68,8 +77,11 @@ class YOLODetector(LightningModule):
         weights: str | None = None,
         imgsz: int | None = None,
         hyp: Hyperparameters | None = None,
+        metric: Literal["coco", "ultralytics"] = "coco",
     ) -> None:
         super().__init__()
+        if metric not in SCORES:
+            raise ValueError(f"model.metric={metric!r} is unknown, expected 'coco' or 'ultralytics'.")
         self.hyp = hyp or Hyperparameters()
         expect_given(model=model, weights=weights)
         file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
@@ -82,7 +94,7 @@ class YOLODetector(LightningModule):
         fit_classes(self.net, names or dict(self.net.names))
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
         self.save_hyperparameters(NetworkRecord.of(self.net, imgsz or known_imgsz).to_hparams())
-        self.scores = DetectionScores()
+        self.scores = SCORES[metric]()
         self._resumed: dict[str, Any] | None = None
         self._adopt_network()
 

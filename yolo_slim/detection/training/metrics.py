@@ -78,10 +78,21 @@ class DetectionScores(nn.Module):
 
     @staticmethod
     def _gather(metric: MeanAveragePrecision) -> None:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not _several_ranks():
             return
-        names = [name for name, state in metric.metric_state.items() if isinstance(state, list)]
-        ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, {name: getattr(metric, name) for name in names})
-        for name in names:
-            setattr(metric, name, [image for rank in ranks for image in rank[name]])
+        for name, state in metric.metric_state.items():
+            if isinstance(state, list):
+                setattr(metric, name, from_all_ranks(getattr(metric, name)))
+
+
+def from_all_ranks(images: list[Any]) -> list[Any]:
+    """What all ranks have of their images, in the order of the ranks."""
+    if not _several_ranks():
+        return images
+    ranks: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, images)
+    return [image for rank in ranks for image in rank]
+
+
+def _several_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
