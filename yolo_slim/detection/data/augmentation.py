@@ -39,6 +39,8 @@ class Augmentation:
     """Probability that a part is replaced by one of another image, in [0, 1]."""
     copy_paste: float = 0.0
     """Share of objects pasted a second time, in [0, 1]; needs labels that are polygons."""
+    multi_scale: float = 0.0
+    """Largest change of the side of all images of a batch, as a fraction of ``imgsz``, in [0, 1)."""
     close_mosaic: int = 10
     """Number of last epochs without mosaic, mixup, cutmix and copy_paste; 0 keeps them to the end."""
 
@@ -46,7 +48,7 @@ class Augmentation:
         """Checks the ranges."""
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
-            most = {"degrees": 180, "shear": 89.9, "close_mosaic": float("inf")}.get(name, 1)
+            most = {"degrees": 180, "shear": 89.9, "close_mosaic": float("inf"), "multi_scale": 0.99}.get(name, 1)
             if not 0 <= value <= most:
                 raise ValueError(f"augment.{name}={value} is out of range, expected a value from 0 to {most}.")
 

@@ -22,7 +22,7 @@ from yolo_slim.detection.data import checks as data_checks
 from yolo_slim.detection.data import shapes
 from yolo_slim.detection.data.augmentation import DEFAULT_AUGMENTATION, Augmentation
 from yolo_slim.detection.data.epochs import EpochSampler, LateLoader, SeededDataset
-from yolo_slim.detection.data.images import collate_labelled, in_precision, prediction_loader
+from yolo_slim.detection.data.images import collate_labelled, in_precision, prediction_loader, rescaled
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ, LARGEST_IMGSZ, STRIDE, takes_imgsz
 from yolo_slim.wording import brief
 
@@ -47,6 +47,8 @@ class YOLODataModule(LightningDataModule):
         workers: Processes that load images, for each training process; 0 loads them in the training process itself.
         cache: Keep decoded images in memory (``ram``) or beside the images (``disk``).
         single_cls: Treat all classes as one.
+        classes: Indices of the classes whose labels count; by default all.
+        fraction: Share of the training images that is used, in (0, 1].
         augment: Augmentation of training images.
         rect: Give validation and test images the least height and width that a batch of about the same shape needs, as
             ``yolo val`` does, in place of squares.
@@ -61,6 +63,8 @@ class YOLODataModule(LightningDataModule):
         workers: int = 2,
         cache: Literal["none", "ram", "disk"] = "none",
         single_cls: bool = False,
+        classes: list[int] | None = None,
+        fraction: float = 1.0,
         augment: Augmentation = DEFAULT_AUGMENTATION,
         rect: bool = False,
         source: str | None = None,
@@ -76,11 +80,13 @@ class YOLODataModule(LightningDataModule):
             raise ValueError(f"data.batch={batch} and data.workers={workers}: expected at least 1 and at least 0.")
         if cache not in ("none", "ram", "disk"):
             raise ValueError(f"data.cache={cache!r} is unknown, expected 'none', 'ram' or 'disk'.")
+        if not 0 < fraction <= 1:
+            raise ValueError(f"data.fraction={fraction} is out of range, expected a share above 0 and up to 1.")
         if data is None and source is None:
             raise ValueError("there is no data: give --data.data with a data YAML, or 'shapes' for the built-in set.")
         self.data, self._imgsz, self.batch, self.workers = data, imgsz, batch, workers
         self.cache, self.single_cls, self.augment, self.source = cache, single_cls, augment, source
-        self.rect = rect
+        self.classes, self.fraction, self.rect = classes, fraction, rect
         self.datasets: dict[str, YOLODataset] = {}
         self._train: SeededDataset | None = None
         self._mosaic_closed = False
@@ -90,6 +96,7 @@ class YOLODataModule(LightningDataModule):
         """Returns another data module with the same arguments, but for the given ones; nothing of a Trainer is kept."""
         arguments: dict[str, Any] = {"data": self.data, "imgsz": self._imgsz, "batch": self.batch}
         arguments |= {"workers": self.workers, "cache": self.cache, "single_cls": self.single_cls}
+        arguments |= {"classes": self.classes, "fraction": self.fraction}
         arguments |= {"augment": self.augment, "rect": self.rect, "source": self.source}
         return YOLODataModule(**arguments | changes)
 
@@ -153,6 +160,10 @@ class YOLODataModule(LightningDataModule):
         info = data_checks.resolve(self._file, download=False)
         names = self.names or {}
         info["names"], info["nc"] = names, len(names)
+        if unknown := [index for index in self.classes or () if index not in names]:
+            raise ValueError(
+                f"data.classes={self.classes}: the data has no class {unknown[0]}, expected some of {names}."
+            )
         datasets = {}
         for split in SPLITS[stage]:
             key = split
@@ -167,7 +178,8 @@ class YOLODataModule(LightningDataModule):
 
     def _settings(self, cache: str) -> IterableSimpleNamespace:
         """Returns Ultralytics' settings with ours in them."""
-        ours = {"task": "detect", "imgsz": self.imgsz, "single_cls": self.single_cls, "rect": False, "fraction": 1.0}
+        ours = {"task": "detect", "imgsz": self.imgsz, "single_cls": self.single_cls, "rect": False}
+        ours |= {"classes": self.classes, "fraction": self.fraction}
         # With the default, images would depend on whether an optional package, albumentations, is installed.
         ours |= {"cache": False if cache == "none" else cache, "augmentations": [], **asdict(self.augment)}
         return IterableSimpleNamespace(**vars(get_cfg(DEFAULT_CFG, ours)))
@@ -178,8 +190,7 @@ class YOLODataModule(LightningDataModule):
         world_size, rank = self._processes
         seed = self._train.seed
         sampler = EpochSampler(self._train, world_size, rank, shuffle=True, seed=seed)
-        net = getattr(getattr(self.trainer, "lightning_module", None), "net", None)
-        coarsest = STRIDE if net is None else int(net.stride.max())
+        coarsest = self._coarsest
         alone = self.imgsz <= coarsest and (len(sampler) % self.batch == 1 or self.batch == 1)
         if alone and (self.batch == 1 or len(sampler) == 1):
             raise ValueError(
@@ -189,6 +200,12 @@ class YOLODataModule(LightningDataModule):
         if alone:
             rank_zero_info(f"The last batch of each epoch is left out: one image of {self.imgsz} pixels is not enough.")
         return self._loader(self._train, sampler, drop_last=alone)
+
+    @property
+    def _coarsest(self) -> int:
+        """Pixels of an image per position of the coarsest feature map."""
+        net = getattr(getattr(self.trainer, "lightning_module", None), "net", None)
+        return STRIDE if net is None else int(net.stride.max())
 
     def val_dataloader(self) -> DataLoader:
         """Returns batches of validation images, every image once."""
@@ -254,4 +271,10 @@ class YOLODataModule(LightningDataModule):
         """Turns the images, (N, 3, imgsz, imgsz) uint8, into [0, 1] on the device, in the precision of the module."""
         module = getattr(self.trainer, "lightning_module", None)
         parameters = () if module is None else module.parameters()
-        return in_precision(batch, next((p.dtype for p in parameters), torch.float32))
+        ready = in_precision(batch, next((p.dtype for p in parameters), torch.float32))
+        if self.augment.multi_scale and self.trainer is not None and self.trainer.training:
+            assert self._train is not None, "setup('fit') was not called"
+            index = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            seed = (self._train.seed, self._train.epoch, index, self.trainer.global_rank)
+            ready["img"] = rescaled(ready["img"], self.imgsz, self.augment.multi_scale, self._coarsest, seed)
+        return ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,25 @@ from ultralytics.data.utils import IMG_FORMATS
 from yolo_slim.detection.data.guards import decoded
 from yolo_slim.detection.network.loss import HALVES
 from yolo_slim.documents import read_text
+
+
+def rescaled(images: torch.Tensor, imgsz: int, multi_scale: float, stride: int, seed: Sequence[int]) -> torch.Tensor:
+    """Images stretched to another size, the same for all: boxes relative to the side stay where they are.
+
+    Args:
+        images: (N, 3, H, W).
+        imgsz: The side around which the new one is drawn, in pixels.
+        multi_scale: How far from it at most, as a fraction, in [0, 1).
+        stride: What the sides are multiples of, in pixels.
+        seed: Draws the new side.
+    """
+    least, most = max(stride, int(imgsz * (1 - multi_scale))), int(imgsz * (1 + multi_scale) + stride)
+    side = int(np.random.default_rng(seed).integers(least, most)) // stride * stride
+    factor = side / max(images.shape[2:])
+    if factor == 1:
+        return images
+    size = [math.ceil(length * factor / stride) * stride for length in images.shape[2:]]
+    return torch.nn.functional.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 class ImageFolder(Dataset[dict[str, Any]]):

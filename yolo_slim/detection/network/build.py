@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,37 @@ def prepare(net: DetectionModel) -> DetectionModel:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(".dfl" not in name)
     return net
+
+
+def freeze(net: nn.Module, layers: int | Sequence[int | str] | None) -> list[nn.Module]:
+    """Keeps layers as they are in a fit.
+
+    Args:
+        net: The network.
+        layers: How many of the first ones, or which by their index or their name below ``model``, such as ``22.cv2``.
+
+    Returns:
+        Their BatchNorm layers, which have to be in eval mode while the others train.
+
+    Raises:
+        ValueError: If there is no such layer, or nothing would be left to train.
+    """
+    asked = range(layers) if isinstance(layers, int) else layers or []
+    norms: list[nn.Module] = []
+    for name in map(str, asked):
+        try:
+            layer = net.get_submodule(f"model.{name}")
+        except AttributeError:
+            count = len(net.model)  # type: ignore[arg-type]
+            raise ValueError(
+                f"hyp.freeze={brief(layers)}: the network has no layer {name}; expected a number up to {count}, or "
+                f"indices or names of some, such as [0, 1, {count - 1}.cv2]"
+            ) from None
+        layer.requires_grad_(False)
+        norms += [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise ValueError(f"hyp.freeze={brief(layers)} leaves nothing to train; freeze fewer layers")
+    return norms
 
 
 def fit_classes(net: DetectionModel, names: Mapping[int, str]) -> None:

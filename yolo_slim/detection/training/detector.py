@@ -7,27 +7,24 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from yolo_slim.detection.data.datamodule import YOLODataModule
-from yolo_slim.detection.data.plain import each_training_batch, to_device
 from yolo_slim.detection.files.checkpoints import adapt_classes, read_record, stamp
 from yolo_slim.detection.files.record import NetworkRecord
 from yolo_slim.detection.files.training_state import check_training_state
 from yolo_slim.detection.files.weights import expect_given, load_network, read_weights
-from yolo_slim.detection.network.build import build_network, fit_classes, parameters_by_pair
+from yolo_slim.detection.network.build import build_network, fit_classes, freeze, parameters_by_pair
 from yolo_slim.detection.network.classes import match_classes
-from yolo_slim.detection.network.distilled import distillation_loss
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
 from yolo_slim.detection.network.tracing import trace_network
 from yolo_slim.detection.private import trainer_of
 from yolo_slim.detection.training.divergence import expect_finite
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
+from yolo_slim.detection.training.losses import DetectorLosses
 from yolo_slim.detection.training.metrics import DetectionScores
 from yolo_slim.detection.training.optimizers import make_optimizer, refuse_static_graph
 from yolo_slim.detection.training.steps import Steps
@@ -42,7 +39,7 @@ SCORES: dict[str, type[DetectionScores | UltralyticsScores]] = {
 }
 
 
-class YOLODetector(LightningModule):
+class YOLODetector(DetectorLosses):
     """An Ultralytics YOLO detector as a LightningModule.
 
     Training follows Ultralytics' own trainer: its loss, parameter groups, warm-up, schedule and accumulation up to a
@@ -68,7 +65,6 @@ class YOLODetector(LightningModule):
 
     #: The submodule that sparsity and pruning work on.
     pruning_target = "net"
-    net: Any
 
     def __init__(
         self,
@@ -100,6 +96,7 @@ class YOLODetector(LightningModule):
 
     def _adopt_network(self) -> None:
         set_loss_gains(self.net, self.hyp.box, self.hyp.cls, self.hyp.dfl)
+        self._still = freeze(self.net, self.hyp.freeze)
         self._loss = DetectionLoss(self.net)
 
     def setup(self, stage: str) -> None:
@@ -216,6 +213,8 @@ class YOLODetector(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Tells the data module and the loss which epoch it is: mosaic is closed for the last ones."""
+        for norm in self._still:
+            norm.eval()
         self._loss.start_epoch(self.trainer.current_epoch, self._epochs)
         notify = getattr(self.trainer.datamodule, "on_epoch_start", None)  # type: ignore[attr-defined]
         if notify is not None:
@@ -229,34 +228,11 @@ class YOLODetector(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Sum of the losses of the batch's images, not yet divided by the target scores of the step."""
-        loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
         images = len(batch["img"])
-        if isinstance(extra := self.auxiliary_loss(), Tensor):
-            column = (extra * images).reshape(1, 1).to(loss)
-            loss = torch.cat((loss, nn.functional.pad(column, (0, 0, 0, len(loss) - 1))), 1)  # with the first of them
+        loss, items, target_scores = self.step_losses(batch)
         losses = {f"train/{name}": value for name, value in items.items()}
         self.log_dict(losses, on_epoch=True, on_step=False, batch_size=images, sync_dist=True)
         return self._steps.summed(self.trainer, loss, target_scores, images)
-
-    def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
-        return self._loss(self.net(batch["img"]), batch)[0].sum()
-
-    def auxiliary_loss(self) -> Tensor | float:
-        """What callbacks add to the loss of a batch, per image as Ultralytics' own parts."""
-        return 0.0
-
-    def distillation_loss(self, outputs: Any, taught: Any) -> Tensor:
-        """How far the network's outputs are from a teacher's, with the gains of the classes and of the boxes."""
-        return distillation_loss(outputs, taught, (self.hyp.cls, self.hyp.dfl))
-
-    def plain_losses(self) -> Iterator[Tensor] | None:
-        """Losses of some batches of training images without augmentation; None for other data than ours."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, YOLODataModule):
-            return None
-        kind = next(self.net.parameters()).dtype
-        return (self.loss(to_device(batch, self.device, kind)) for batch in each_training_batch(data))
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""

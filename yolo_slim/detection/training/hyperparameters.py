@@ -47,6 +47,8 @@ class Hyperparameters:
     """Gain of the classification loss."""
     dfl: float = 1.5
     """Gain of the distribution focal loss."""
+    freeze: int | list[int | str] | None = None
+    """Layers that stay as they are: the first N, or a list of indices or names such as ``22.cv2``."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

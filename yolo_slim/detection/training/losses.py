@@ -1,0 +1,56 @@
+"""What a detector is trained by: its own loss, and what callbacks add to it or ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, cat, nn
+
+from yolo_slim.detection.data.datamodule import YOLODataModule
+from yolo_slim.detection.data.plain import each_training_batch, to_device
+from yolo_slim.detection.network.distilled import distillation_loss
+from yolo_slim.detection.network.loss import DetectionLoss
+from yolo_slim.detection.training.hyperparameters import Hyperparameters
+
+
+class DetectorLosses(LightningModule):
+    """The losses of a network, for the steps of a fit and for callbacks.
+
+    Attributes:
+        net: The network.
+        hyp: Its gains.
+    """
+
+    net: Any
+    hyp: Hyperparameters
+    _loss: DetectionLoss
+
+    def step_losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """What :class:`DetectionLoss` gives for a batch, with what callbacks add as a further column."""
+        loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
+        if isinstance(extra := self.auxiliary_loss(), Tensor):
+            column = (extra * len(batch["img"])).reshape(1, 1).to(loss)
+            loss = cat((loss, nn.functional.pad(column, (0, 0, 0, len(loss) - 1))), 1)  # with the first of the losses
+        return loss, items, target_scores
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
+        return self._loss(self.net(batch["img"]), batch)[0].sum()
+
+    def auxiliary_loss(self) -> Tensor | float:
+        """What callbacks add to the loss of a batch, per image as Ultralytics' own parts."""
+        return 0.0
+
+    def distillation_loss(self, outputs: Any, taught: Any) -> Tensor:
+        """How far the network's outputs are from a teacher's, with the gains of the classes and of the boxes."""
+        return distillation_loss(outputs, taught, (self.hyp.cls, self.hyp.dfl))
+
+    def plain_losses(self) -> Iterator[Tensor] | None:
+        """Losses of some batches of training images without augmentation; None for other data than ours."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, YOLODataModule):
+            return None
+        kind = next(self.net.parameters()).dtype
+        return (self.loss(to_device(batch, self.device, kind)) for batch in each_training_batch(data))
