@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tests.helpers.detectors import data_for, detector_for, trainer_for
 from yolo_slim.callbacks import GammaSparsity
@@ -60,6 +62,30 @@ def test_labels_of_some_classes(shapes_dir):
         assert [list(part) for part in found] == [list(part) for part in wanted]
     with pytest.raises(ValueError, match=r"data\.classes=\[7\]: the data has no class 7"):
         data_for(shapes_dir, classes=[7]).setup("fit")
+
+
+@pytest.mark.parametrize("model", ["yolov8n.yaml", "yolo26n.yaml"])
+def test_rare_classes_weigh_more(tmp_path, shapes_dir, model):
+    data = data_for(shapes_dir, batch=12)
+    detector = detector_for(data, model=model, hyp=Hyperparameters(cls_pw=0.5))
+    trainer_for(tmp_path, max_epochs=1, limit_val_batches=0).fit(detector, data)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    labels = np.concatenate([label["cls"][:, 0] for label in data.datasets["train"].labels])
+    rarity = np.bincount(labels.astype(int), minlength=5).clip(1) ** -0.5
+    detector.net.class_weights = torch.from_numpy(rarity / rarity.mean())  # as Ultralytics' trainer sets it
+    outputs = detector.net.train()(batch["img"])
+    expected = detector.net.init_criterion()(outputs, batch)[0]
+    losses, _, _ = detector._loss(outputs, batch)
+    assert rarity.std() > 0.01
+    torch.testing.assert_close(losses.sum(0), expected.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_classes_of_other_data_cannot_be_weighed(tmp_path, shapes_dir):
+    data = data_for(shapes_dir)
+    data.setup("fit")
+    detector = detector_for(data, hyp=Hyperparameters(cls_pw=0.5))
+    with pytest.raises(MisconfigurationException, match=r"hyp\.cls_pw counts the labels"):
+        trainer_for(tmp_path, max_epochs=1).fit(detector, data.train_dataloader())
 
 
 class Sides(Callback):

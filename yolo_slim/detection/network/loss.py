@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +28,7 @@ class DetectionLoss:
         self._criterion: Any = None
         self._pairs: list[Any] = []
         self._target_scores: dict[Any, Tensor] = {}
+        self._class_weights: Tensor | None = None
         self._progress = (0, 1)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
@@ -38,6 +39,11 @@ class DetectionLoss:
             criterion.one2one.hyp.epochs = epochs
             criterion.o2m = criterion.decay(epoch)
             criterion.o2o = max(criterion.total - criterion.o2m, 0)
+
+    def weigh_classes(self, weights: Sequence[float]) -> None:
+        """Multiplies the loss of each class by a weight."""
+        self._class_weights = torch.tensor(weights, dtype=torch.float32)
+        self._criterion = None
 
     def __call__(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss of what the network has given for a batch.
@@ -73,6 +79,8 @@ class DetectionLoss:
         self._pairs = [criterion.one2many, criterion.one2one] if hasattr(criterion, "one2one") else [criterion]
         for pair in self._pairs:
             pair.assigner.register_forward_hook(self._keep_target_scores)
+            if self._class_weights is not None:
+                pair.class_weights = self._class_weights.to(pair.device).view(1, 1, -1)
         self.start_epoch(*self._progress)
 
     def _keep_target_scores(self, assigner: nn.Module, inputs: object, outputs: tuple[Tensor, ...]) -> None:

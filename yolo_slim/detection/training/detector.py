@@ -204,9 +204,10 @@ class YOLODetector(DetectorLosses):
         return self._steps.warmup.planned_steps(self.trainer.optimizers[0].param_groups, factors, batches, start)
 
     def on_train_start(self) -> None:
-        """Starts with empty sums."""
+        """Starts with empty sums, and the weights of the classes."""
         self._steps.start(self.device, len(parameters_by_pair(self.net)))
         self._resumed = self._match = None
+        self.weigh_classes()
         # Of this fit's schedule: the one that a checkpoint comes from may have been shorter.
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * self.hyp.rate_factor(self.trainer.current_epoch, self._epochs)

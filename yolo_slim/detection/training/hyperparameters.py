@@ -47,6 +47,8 @@ class Hyperparameters:
     """Gain of the classification loss."""
     dfl: float = 1.5
     """Gain of the distribution focal loss."""
+    cls_pw: float = 0.0
+    """Weight of rare classes, in [0, 1]: their inverse frequency to this power; 0 weighs all alike."""
     freeze: int | list[int | str] | None = None
     """Layers that stay as they are: the first N, or a list of indices or names such as ``22.cv2``."""
 
@@ -54,6 +56,8 @@ class Hyperparameters:
         """Checks the ranges."""
         if self.optimizer.lower() not in [name.lower() for name in OPTIMIZERS]:
             raise ValueError(f"hyp.optimizer={self.optimizer!r} is unknown; expected one of {', '.join(OPTIMIZERS)}")
+        if not 0 <= self.cls_pw <= 1:
+            raise ValueError(f"hyp.cls_pw={self.cls_pw} is out of range; expected a power from 0 to 1")
         for name in ("lr0", "nbs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"hyp.{name}={getattr(self, name)} is out of range; expected a number above 0")

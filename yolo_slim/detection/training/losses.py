@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, cat, nn
+from ultralytics.models.yolo.detect import DetectionTrainer
 
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.data.plain import each_training_batch, to_device
@@ -34,6 +38,26 @@ class DetectorLosses(LightningModule):
             column = (extra * len(batch["img"])).reshape(1, 1).to(loss)
             loss = cat((loss, nn.functional.pad(column, (0, 0, 0, len(loss) - 1))), 1)  # with the first of the losses
         return loss, items, target_scores
+
+    def weigh_classes(self) -> None:
+        """Weighs classes by how rare they are among the training images, where ``hyp.cls_pw`` asks for it.
+
+        Raises:
+            MisconfigurationException: If the images are not those of a :class:`YOLODataModule`.
+        """
+        if not self.hyp.cls_pw:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, YOLODataModule):
+            raise MisconfigurationException(
+                "hyp.cls_pw counts the labels of a YOLODataModule; leave it out, or use one"
+            )
+        labels = np.concatenate([image["cls"].reshape(-1) for image in data.datasets["train"].labels])
+        counts = np.bincount(labels.astype(int), minlength=len(data.names or ()))
+        if counts.any():
+            stub: Any = SimpleNamespace(args=SimpleNamespace(cls_pw=self.hyp.cls_pw))
+            weights = DetectionTrainer.compute_class_weights(stub, counts)
+            self._loss.weigh_classes(weights / weights.mean())
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
