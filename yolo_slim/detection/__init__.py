@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from yolo_slim.detection.files.weights import load_network as load_network
     from yolo_slim.detection.files.weights import read_weights as read_weights
     from yolo_slim.detection.network.build import head_of as head_of
+    from yolo_slim.detection.network.build import is_end_to_end as is_end_to_end
     from yolo_slim.detection.network.classes import match_classes as match_classes
     from yolo_slim.detection.network.tracing import TRACE_SIZE as TRACE_SIZE
     from yolo_slim.detection.network.tracing import raw_outputs as raw_outputs
@@ -58,7 +59,7 @@ __getattr__, __dir__, __all__ = face(
         "files.checkpoints": "check_resumable",
         "files.stock": "save_ultralytics",
         "files.weights": "choose_imgsz expect_given load_network read_weights",
-        "network.build": "head_of",
+        "network.build": "head_of is_end_to_end",
         "network.classes": "match_classes",
         "network.tracing": "TRACE_SIZE raw_outputs trace_network",
         "training.calibration": "observe_gradients relabelled",
