@@ -2,8 +2,8 @@
 
 python -m benchmarks.detectors
 
-Each is trained for a few steps on the built-in images, sparse-trained, pruned to half of its channels and finetuned, from
-random weights: what is looked at is whether everything that comes out says the same, not how well it detects.
+Each is trained for a few steps on the built-in images, sparse-trained, pruned to half of its channels and finetuned
+from random weights: what counts is whether all that comes out says the same, not how well it detects.
 """
 
 from __future__ import annotations
