@@ -18,11 +18,11 @@ from yolo_slim.pruning import Importance, Selection, profile
 from yolo_slim.workflow import PruneSettings, prune_file
 
 #: Share of the epochs that a sparse phase takes; the finetune has the rest.
-PHASE = 1 / 2
+PHASE = 0.3
 
 RATE = Hyperparameters(optimizer="AdamW", lr0=2e-3, momentum=0.9, warmup_epochs=1.0, warmup_bias_lr=0.0, nbs=16)
-#: A sparse phase and its finetune share one schedule: the first ends where the second begins.
-PHASE_RATE, FINETUNE = replace(RATE, lrf=1 / 2), replace(RATE, lr0=RATE.lr0 / 2)
+#: In a sparse phase the rate stays; the finetune takes it down.
+PHASE_RATE = replace(RATE, lrf=1.0)
 #: The subgradient's phase: without clipping, and with steps that the optimizer does not divide by the gradient's size.
 SLOW_SGD = Hyperparameters(optimizer="SGD", lr0=1e-3, warmup_epochs=1.0, warmup_bias_lr=0.0, nbs=16)
 TAYLOR, GAMMA = Importance("taylor"), Importance("gamma")
@@ -105,7 +105,7 @@ class Run:
         first = round(self.case.epochs * PHASE)
         self.fit(first, hyp, sparsity)
         self.prune(GAMMA)
-        self.fit(self.case.epochs - first, FINETUNE)
+        self.fit(self.case.epochs - first, RATE)
 
 
 class _History(Callback):
@@ -180,7 +180,7 @@ def growing(run: Run) -> None:
 
 
 def growing_finetuned(run: Run) -> None:
-    """The same in half of the epochs; the other half is a finetune of what was cut."""
+    """The same in a part of the epochs; the others are a finetune of what was cut."""
     run.sparse(PHASE_RATE, GammaSparsity("growing", selection=run.selection()))
 
 
@@ -204,7 +204,7 @@ def growing_taught(run: Run) -> None:
     growth = GammaSparsity("growing", selection=run.selection())
     run.fit(first, PHASE_RATE, growth, Distillation(run.baseline))
     run.prune(GAMMA)
-    run.fit(run.case.epochs - first, FINETUNE, Distillation(run.baseline))
+    run.fit(run.case.epochs - first, RATE, Distillation(run.baseline))
 
 
 def torch_pruning(run: Run) -> None:
