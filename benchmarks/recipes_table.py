@@ -62,34 +62,29 @@ def _pair(rows: list[Row]) -> str:
 
 
 def draw(rows: list[Row], lengths: list[int], picture: str) -> None:
-    """How far every arm is from the dense model, over what is left of the FLOPs."""
+    """How far every run is from the dense model, and the mean of each arm: a row per arm, a colour per share."""
     mpl.use("Agg")
-    figure, axes = plt.subplots(1, len(lengths), figsize=(6 * len(lengths), 4.5), squeeze=False, sharey=True)
-    arms = sorted({row["arm"] for row in rows if not row["arm"].startswith(DENSE)})
-    colours = dict(zip(arms, mpl.colormaps["tab10"].colors, strict=False))
+    arms = sorted({row["arm"] for row in rows if not row["arm"].startswith(DENSE)}, reverse=True)
+    shares = sorted({row["share"] for row in rows if row["arm"] in arms}, reverse=True)
+    colours = dict(zip(shares, mpl.colormaps["tab10"].colors, strict=False))
+    size = (5.5 * len(lengths) + 1.5, 0.4 * len(arms) + 1.2)
+    figure, axes = plt.subplots(1, len(lengths), figsize=size, squeeze=False, sharex=True, sharey=True)
     for axis, epochs in zip(axes[0], lengths, strict=True):
         own = [row for row in rows if row["epochs"] == epochs]
         dense = {(row["data"], row["seed"]): row["last"] for row in own if row["arm"] == DENSE}
-        for arm in arms:
-            points = defaultdict(list)
-            for row in own:
-                if row["arm"] == arm and (row["data"], row["seed"]) in dense:
-                    points[row["share"]].append(row["last"] - dense[row["data"], row["seed"]])
-            shares = sorted(points)
-            if shares:
-                middle = [mean(points[share]) for share in shares]
-                axis.plot(shares, middle, "o-", label=arm, color=colours[arm])
-                axis.vlines(
-                    shares,
-                    *zip(*((min(p), max(p)) for p in map(points.get, shares)), strict=True),
-                    colours[arm],
-                    alpha=0.3,
-                )
-        axis.axhline(0, color="black", linewidth=0.8)
+        for place, arm in enumerate(arms):
+            for share in shares:
+                cell = [row for row in own if row["arm"] == arm and row["share"] == share]
+                apart = [row["last"] - dense[key] for row in cell if (key := (row["data"], row["seed"])) in dense]
+                if apart:
+                    axis.plot(apart, [place] * len(apart), "|", color=colours[share], markersize=10)
+                    axis.plot(mean(apart), place, "o", color=colours[share])
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_yticks(range(len(arms)), arms)
         axis.set_title(f"{epochs} epochs after the baseline")
-        axis.set_xlabel("GFLOPs left, share of the dense model")
-    axes[0][0].set_ylabel("mAP50-95 of the last epochs, less dense")
-    axes[0][-1].legend(fontsize=8)
+        axis.set_xlabel("mAP50-95 of the last epochs, less dense")
+    marks = [plt.Line2D([], [], marker="o", ls="", color=colours[s], label=f"{s:.2f} of the GFLOPs") for s in shares]
+    axes[0][0].legend(handles=marks, fontsize=8, loc="lower left")
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
     plt.close(figure)
