@@ -27,7 +27,10 @@ OF_THE_MACHINE = {
     "trainer": {"accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar"},
 }
 #: Settings that version 0.1.0 did not have, and what it did.
-UNKNOWN_TO_0_1_0: dict[str, Any] = {"sparse.sparsity.choose": "none"}
+UNKNOWN_TO_0_1_0: dict[str, Any] = {
+    **{"sparse.sparsity.choose": "none", "data.rect": False, "data.fraction": 1.0, "data.augment.multi_scale": 0.0},
+    **{f"{phase}.hyp.cls_pw": 0.0 for phase in ("baseline", "sparse", "finetune")},
+}
 
 
 @contextmanager
