@@ -68,7 +68,7 @@ def test_labels_of_some_classes(shapes_dir):
 def test_rare_classes_weigh_more(tmp_path, shapes_dir, model):
     data = data_for(shapes_dir, batch=12)
     detector = detector_for(data, model=model, hyp=Hyperparameters(cls_pw=0.5))
-    trainer_for(tmp_path, max_epochs=1, limit_val_batches=0).fit(detector, data)
+    trainer_for(tmp_path, max_epochs=1, num_sanity_val_steps=1).fit(detector, data)
     batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     labels = np.concatenate([label["cls"][:, 0] for label in data.datasets["train"].labels])
     rarity = np.bincount(labels.astype(int), minlength=5).clip(1) ** -0.5

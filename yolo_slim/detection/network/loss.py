@@ -43,7 +43,7 @@ class DetectionLoss:
     def weigh_classes(self, weights: Sequence[float]) -> None:
         """Multiplies the loss of each class by a weight."""
         self._class_weights = torch.tensor(weights, dtype=torch.float32)
-        self._criterion = None
+        self._pairs = []  # the criterion is made anew
 
     def __call__(self, outputs: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """The loss of what the network has given for a batch.
@@ -59,7 +59,7 @@ class DetectionLoss:
         """
         with single_precision():
             device = next(self._net.parameters()).device
-            if self._criterion is None or self._pairs[0].device != device:
+            if not self._pairs or self._pairs[0].device != device:
                 self._make()
             wide = widened(outputs)
             if len(self._pairs) == 1:
@@ -77,6 +77,7 @@ class DetectionLoss:
         with torch.inference_mode(False):  # a fit may follow the validation that makes it
             self._criterion = criterion = self._net.init_criterion()  # type: ignore[operator]
         self._pairs = [criterion.one2many, criterion.one2one] if hasattr(criterion, "one2one") else [criterion]
+        self._target_scores.clear()
         for pair in self._pairs:
             pair.assigner.register_forward_hook(self._keep_target_scores)
             if self._class_weights is not None:
