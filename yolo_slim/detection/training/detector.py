@@ -205,7 +205,7 @@ class YOLODetector(DetectorLosses):
 
     def on_train_start(self) -> None:
         """Starts with empty sums, and the weights of the classes."""
-        self._steps.start(self.device, len(parameters_by_pair(self.net)))
+        self._steps.start(self.device, parameters_by_pair(self.net))
         self._resumed = self._match = None
         self.weigh_classes()
         # Of this fit's schedule: the one that a checkpoint comes from may have been shorter.
@@ -237,7 +237,7 @@ class YOLODetector(DetectorLosses):
 
     def on_after_backward(self) -> None:
         """Before an optimizer step: divides the summed gradient by the target scores of all its images."""
-        self._steps.end_backward(self.trainer, parameters_by_pair(self.net))
+        self._steps.end_backward(self.trainer)
 
     def on_train_batch_end(self, outputs: object, batch: dict[str, Any], batch_idx: int) -> None:
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""

@@ -78,21 +78,16 @@ class DetectionScores(nn.Module):
 
     @staticmethod
     def _gather(metric: MeanAveragePrecision) -> None:
-        if not _several_ranks():
-            return
-        for name, state in metric.metric_state.items():
-            if isinstance(state, list):
-                setattr(metric, name, from_all_ranks(getattr(metric, name)))
+        names = [name for name, state in metric.metric_state.items() if isinstance(state, list)]
+        ranks = from_all_ranks({name: getattr(metric, name) for name in names})
+        for name in names:
+            setattr(metric, name, [image for rank in ranks for image in rank[name]])
 
 
-def from_all_ranks(images: list[Any]) -> list[Any]:
-    """What all ranks have of their images, in the order of the ranks."""
-    if not _several_ranks():
-        return images
+def from_all_ranks(own: Any) -> list[Any]:
+    """What each of the ranks has, in their order; of a process on its own, what it has."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [own]
     ranks: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(ranks, images)
-    return [image for rank in ranks for image in rank]
-
-
-def _several_ranks() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    torch.distributed.all_gather_object(ranks, own)
+    return ranks

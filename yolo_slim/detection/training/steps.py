@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
@@ -30,9 +28,16 @@ class Steps:
         trainer.accumulate_grad_batches = warmup.accumulate
         self._pending = False  # a group of batches has begun
 
-    def start(self, device: torch.device, losses: int) -> None:
-        """Starts with empty sums, for a network with so many losses that are divided by target scores of their own."""
-        self._sums = torch.zeros(losses + 1, device=device)  # target scores per loss, and images, since the last step
+    def start(self, device: torch.device, parameters: list[list[nn.Parameter]]) -> None:
+        """Starts with empty sums.
+
+        Args:
+            device: Where the losses are.
+            parameters: Those that have their gradients from each of the losses with target scores of its own.
+        """
+        self._parameters = parameters
+        # Target scores per loss, and images, since the last step.
+        self._sums = torch.zeros(len(parameters) + 1, device=device)
         self._pending = False
 
     def begin_batch(self, trainer: Trainer, index: int, rate_factor: float) -> None:
@@ -63,19 +68,14 @@ class Steps:
         undone = target_scores.clamp(min=1) / images * trainer.accumulate_grad_batches * trainer.world_size
         return (loss.sum(1) * undone).sum()
 
-    def end_backward(self, trainer: Trainer, parameters: Sequence[Iterable[nn.Parameter]]) -> None:
-        """Before an optimizer step: divides the summed gradients by the target scores of all its images.
-
-        Args:
-            trainer: The Trainer of the fit.
-            parameters: Those that have their gradients from each of the losses.
-        """
+    def end_backward(self, trainer: Trainer) -> None:
+        """Before an optimizer step: divides the summed gradients by the target scores of all its images."""
         ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         self._pending = not (trainer.is_last_batch or ready % trainer.accumulate_grad_batches == 0)
         if self._pending:
             return
         *target_scores, images = trainer.strategy.reduce(self._sums, reduce_op="sum")
-        for own, scores in zip(parameters, target_scores, strict=True):
+        for own, scores in zip(self._parameters, target_scores, strict=True):
             foreach_mul_([p.grad for p in own if p.grad is not None], images / scores.clamp(min=1))
         self._sums.zero_()
 

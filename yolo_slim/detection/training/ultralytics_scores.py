@@ -46,7 +46,7 @@ class UltralyticsScores(nn.Module):
             ``map50`` and ``map`` (mean over IoU 0.50 to 0.95); ``precision`` and ``recall`` at IoU 0.50, at the score
             where F1, averaged over the classes, is best.
         """
-        images = from_all_ranks(self._images)
+        images = [image for rank in from_all_ranks(self._images) for image in rank]
         labels = np.concatenate([image[3] for image in images]) if images else np.zeros(0)
         found = sum(len(image[1]) for image in images)
         if not len(labels) or not found:
