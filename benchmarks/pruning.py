@@ -23,8 +23,8 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
-from benchmarks.pruning_models import CLASSIFIERS, YOLO, Chain, build, images, without_chunks
-from yolo_slim.detection import TRACE_SIZE, head_of, raw_outputs, trace_network
+from benchmarks.pruning_models import CLASSIFIERS, YOLO, Chain, build, images, output_layers, without_chunks
+from yolo_slim.detection import TRACE_SIZE, raw_outputs, trace_network
 from yolo_slim.pruning import (
     ChannelGraph,
     Selection,
@@ -92,11 +92,7 @@ def forwards(model: nn.Module, trace_it: Callable[[nn.Module], ChannelGraph] = t
 def theirs(model: Any) -> dict[str, float]:
     """Prunes the model with Torch-Pruning: global, by the mean |gamma| of a group."""
     detector = isinstance(model, DetectionModel)
-    if detector:
-        head = head_of(model)
-        outputs = [*(branch[-1] for branch in (*head.cv2, *head.cv3)), head.dfl]
-    else:
-        outputs = [model.fc if hasattr(model, "fc") else model.classifier]
+    outputs = output_layers(model) if detector else [model.fc if hasattr(model, "fc") else model.classifier]
     start = time.process_time()
     pruner = torch_pruning.pruner.BNScalePruner(
         model,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import DetectionModel
 
-from yolo_slim.detection import TRACE_SIZE, raw_outputs
+from yolo_slim.detection import TRACE_SIZE, head_of, raw_outputs
 from yolo_slim.pruning import BatchNorm
 
 YOLO = ["yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x"]
@@ -81,6 +81,12 @@ def split_chunks(model: nn.Module) -> None:
         if isinstance(module, C2f):
             parent, _, key = name.rpartition(".")
             setattr(model.get_submodule(parent), key, SplitC2f(module))
+
+
+def output_layers(net: nn.Module) -> list[nn.Module]:
+    """The layers of a detector whose channels are its outputs."""
+    head = head_of(net)
+    return [*(branch[-1] for branch in (*head.cv2, *head.cv3)), head.dfl]
 
 
 def without_chunks(model: nn.Module) -> nn.Module:

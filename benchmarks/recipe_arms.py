@@ -63,7 +63,7 @@ class Run:
         self.scores: list[float] = []
         self.stages: dict[str, float] = {}
         detector = self.detector()
-        self.cost = profile(detector.net, detector.pruning_example)
+        self._measure(detector)
         self.dense = self.cost.flops
 
     def selection(self, share: float | None = None) -> Selection:
@@ -73,6 +73,9 @@ class Run:
     def detector(self, hyp: Hyperparameters = RATE) -> YOLODetector:
         """The model as it is by now."""
         return YOLODetector(weights=self.weights, imgsz=self.case.imgsz, hyp=hyp)
+
+    def _measure(self, detector: YOLODetector) -> None:
+        self.cost = profile(detector.net, detector.pruning_example)
 
     def fit(
         self, epochs: int, hyp: Hyperparameters = RATE, *callbacks: Callback, detector: YOLODetector | None = None
@@ -86,7 +89,7 @@ class Run:
             detector, images(case)
         )
         self.weights, self.scores = str(last.best_model_path), history.scores
-        self.cost = profile(detector.net, detector.pruning_example)
+        self._measure(detector)
         self.stages[f"fit{len(self.stages)}"] = self.scores[-1]
 
     def prune(self, importance: Importance = TAYLOR, share: float | None = None, **more: Any) -> None:
@@ -97,15 +100,15 @@ class Run:
         prune_file(self.weights, settings, folder, images(self.case), self.case.imgsz)
         self.weights = str(folder / "slim.ckpt")
         detector = self.detector()
-        self.cost = profile(detector.net, detector.pruning_example)
+        self._measure(detector)
         self.stages[f"prune{len(self.stages)}"] = validated(detector, images(self.case))[1]
 
-    def sparse(self, hyp: Hyperparameters, sparsity: GammaSparsity) -> None:
+    def sparse(self, hyp: Hyperparameters, sparsity: GammaSparsity, *callbacks: Callback) -> None:
         """A sparse phase, a prune by |gamma| and a finetune."""
         first = round(self.case.epochs * PHASE)
-        self.fit(first, hyp, sparsity)
+        self.fit(first, hyp, sparsity, *callbacks)
         self.prune(GAMMA)
-        self.fit(self.case.epochs - first, RATE)
+        self.fit(self.case.epochs - first, RATE, *callbacks)
 
 
 class _History(Callback):
@@ -200,11 +203,7 @@ def l1_on_all(run: Run) -> None:
 
 def growing_taught(run: Run) -> None:
     """Growing and finetuned; both fits learn from the baseline too."""
-    first = round(run.case.epochs * PHASE)
-    growth = GammaSparsity("growing", selection=run.selection())
-    run.fit(first, PHASE_RATE, growth, Distillation(run.baseline))
-    run.prune(GAMMA)
-    run.fit(run.case.epochs - first, RATE, Distillation(run.baseline))
+    run.sparse(PHASE_RATE, GammaSparsity("growing", selection=run.selection()), Distillation(run.baseline))
 
 
 def torch_pruning(run: Run) -> None:

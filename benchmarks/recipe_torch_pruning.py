@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.pruning_models import images, split_chunks
-from yolo_slim.detection import TRACE_SIZE, YOLODataModule, YOLODetector, head_of, raw_outputs, training_batches
+from benchmarks.pruning_models import images, output_layers, split_chunks
+from yolo_slim.detection import TRACE_SIZE, YOLODataModule, YOLODetector, raw_outputs, training_batches
 from yolo_slim.pruning import profile
 
 #: Into how many steps the way to no channels at all is divided.
@@ -32,7 +32,6 @@ def prune_by_torch_pruning(detector: YOLODetector, data: YOLODataModule, flops: 
         raise RuntimeError("this arm needs Torch-Pruning: pip install --no-deps torch-pruning==1.6.1") from None
     net = detector.net
     split_chunks(net)
-    head = head_of(net)
     pruner = torch_pruning.pruner.BasePruner(
         net.eval(),
         images(TRACE_SIZE),
@@ -40,7 +39,7 @@ def prune_by_torch_pruning(detector: YOLODetector, data: YOLODataModule, flops: 
         global_pruning=True,
         pruning_ratio=1.0,
         iterative_steps=STEPS,
-        ignored_layers=[*(branch[-1] for branch in (*head.cv2, *head.cv3)), head.dfl],
+        ignored_layers=output_layers(net),
         forward_fn=raw_outputs,
     )
     net.requires_grad_(True)
