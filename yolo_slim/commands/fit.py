@@ -36,6 +36,7 @@ from yolo_slim.workflow import (
     discard_untrained,
     keep_whole,
     loggers,
+    mixed_precision,
     new_run_folder,
     quiet_bar,
     rank,
@@ -157,7 +158,7 @@ class SlimCLI(DeferredCLI):
     def _own_arguments(self, folder: Path, keys: Any) -> dict[str, Any]:
         """The Trainer's arguments that a run folder needs, beside those that the user gives."""
         fitting, bar = self.subcommand == "fit", keys.get("enable_progress_bar")
-        own: dict[str, Any] = {"default_root_dir": str(folder)}
+        own: dict[str, Any] = {"default_root_dir": str(folder), **mixed_precision(keys)}
         own_bar = any(isinstance(callback, ProgressBar) for callback in _listed(keys.get("callbacks")))
         if not own_bar:
             own |= quiet_bar(bar)

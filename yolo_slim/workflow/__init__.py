@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from yolo_slim.workflow.fit_parts import RunCheckpoint as RunCheckpoint
     from yolo_slim.workflow.fit_parts import as_stopped as as_stopped
     from yolo_slim.workflow.fit_parts import loggers as loggers
+    from yolo_slim.workflow.fit_parts import mixed_precision as mixed_precision
     from yolo_slim.workflow.fit_parts import quiet_bar as quiet_bar
     from yolo_slim.workflow.fit_parts import watchers as watchers
     from yolo_slim.workflow.launch import rank as rank
@@ -40,7 +41,8 @@ __getattr__, __dir__, __all__ = face(
     {
         "checkpoint_io": "keep_whole",
         "exporting": "Exported export export_all measure_exports",
-        "fit_parts": "BEST_CHECKPOINT EpochLines LAST_CHECKPOINT RunCheckpoint as_stopped loggers quiet_bar watchers",
+        "fit_parts": "BEST_CHECKPOINT EpochLines LAST_CHECKPOINT RunCheckpoint as_stopped loggers mixed_precision "
+        "quiet_bar watchers",
         "launch": "rank",
         "measuring": "size_of",
         "pruning": "prune_file",

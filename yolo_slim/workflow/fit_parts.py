@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -114,6 +116,17 @@ def as_stopped(stop: BaseException, trainer: Trainer) -> BaseException:
         return Stopped(signal.SIGTERM)
     cause = stop.__context__
     return Stopped(getattr(cause, "number", signal.SIGINT)) if isinstance(cause, KeyboardInterrupt) else stop
+
+
+def mixed_precision(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Trainer argument for the precision on a CUDA GPU where none is asked for: mixed, as Ultralytics has it.
+
+    Args:
+        trainer: What is asked for.
+    """
+    asked = trainer.get("precision") is not None or bool(trainer.get("plugins"))
+    cuda = trainer.get("accelerator") in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
+    return {"precision": "16-mixed"} if cuda and not asked else {}
 
 
 def quiet_bar(progress_bar: bool | None) -> dict[str, Any]:

@@ -239,6 +239,7 @@ class Recipe:
     def _trainer(self, **own: Any) -> Trainer:
         shared = copy.deepcopy(self.settings.trainer)  # a strategy is one of a single Trainer
         bar = fit_parts.quiet_bar(shared.pop("enable_progress_bar", None))
+        shared |= fit_parts.mixed_precision(shared)
         trainer = Trainer(**{**shared, "num_sanity_val_steps": 0, "enable_model_summary": False, **bar, **own})
         keep_whole(trainer, Path(trainer.default_root_dir))
         return trainer

@@ -78,8 +78,10 @@ def test_batches(shapes_copy: Path) -> None:
         assert len(files) == len(set(files)) == total
         assert batches[0]["img"].shape == (4, 3, 64, 64)
         assert batches[0]["img"].dtype == torch.uint8
-    batch = data.on_after_batch_transfer({"img": torch.tensor([[0, 255]], dtype=torch.uint8)}, 0)
-    assert batch["img"].tolist() == [[0.0, 1.0]]
+    raw = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    batch = data.on_after_batch_transfer({"img": raw.contiguous()}, 0)
+    assert batch["img"][1, :, 3, 4].tolist() == pytest.approx([0.0, 0.2, 1.0])
+    assert batch["img"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_labels_match_the_files(shapes_copy: Path) -> None:
@@ -235,13 +237,13 @@ def test_every_image_is_evaluated_by_one_process(shapes_copy: Path) -> None:
     shares = []
     for rank in range(4):
         data = module(shapes_copy)
-        data.trainer = SimpleNamespace(world_size=4, global_rank=rank)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(world_size=4, global_rank=rank, num_devices=1)  # type: ignore[assignment]
         data.setup("fit")
         shares.append([file for batch in data.val_dataloader() for file in batch["im_file"]])
         assert len(data.train_dataloader().sampler) == 3  # type: ignore[arg-type]
     files = [file for share in shares for file in share]
     assert len(files) == len(set(files)) == 6
-    data.trainer = SimpleNamespace(world_size=7, global_rank=0)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(world_size=7, global_rank=0, num_devices=1)  # type: ignore[assignment]
     with pytest.raises(ValueError, match="6 val images do not suffice for 7 processes"):
         data.val_dataloader()
 
@@ -270,3 +272,15 @@ def test_augmentation_out_of_range(wrong: dict[str, Any]) -> None:
 def test_augmentation_has_the_defaults_of_ultralytics() -> None:
     for name, value in vars(Augmentation()).items():
         assert getattr(data_module.DEFAULT_CFG, name) == value
+
+
+def test_no_more_workers_than_cores(shapes_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)), raising=False)
+    data = module(shapes_dir)
+    for asked, devices, expected in ((8, 1, 6), (8, 2, 3), (2, 2, 2), (0, 1, 0), (8, 7, 1)):
+        data.workers = asked
+        data.setup("validate")
+        data.trainer = SimpleNamespace(world_size=1, global_rank=0, num_devices=devices)  # type: ignore[assignment]
+        loader = data.val_dataloader()
+        assert (loader.num_workers, loader.persistent_workers) == (expected, expected > 0)
+        data.trainer = None

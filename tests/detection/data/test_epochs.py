@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -72,3 +73,38 @@ def test_epoch_may_be_set_after_the_iterator_is_made(workers: int) -> None:
         return [next(iterator) for _ in range(2)]
 
     assert items(early=False) == items(early=True)
+
+
+class Images(Draws):
+    """Says with each item whether mosaic is closed, and which process gives it."""
+
+    closed = False
+
+    def __getitem__(self, index: int) -> Any:
+        return self.closed, random.random(), os.getpid()
+
+    def close_mosaic(self, settings: object) -> None:
+        self.closed = True
+
+
+def test_workers_live_as_long_as_the_fit_and_learn_of_epochs_and_mosaic() -> None:
+    def epochs(workers: int) -> tuple[list[Any], set[int]]:
+        dataset = SeededDataset(Images(), 0)  # type: ignore[arg-type]
+        sampler = EpochSampler(dataset, num_replicas=1, rank=0, seed=0)
+        keywords = {"persistent_workers": True} if workers else {}
+        loader = LateLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers, **keywords)
+        seen, processes = [], set()
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            if epoch == 2:
+                dataset.close_mosaic()
+            items = list(loader)
+            seen.append([(closed, drawn) for closed, drawn, _ in items])
+            processes |= {process for *_, process in items}
+        return seen, processes
+
+    straight, with_workers = epochs(0), epochs(2)
+    assert with_workers[0] == straight[0]
+    assert [{closed for closed, _ in epoch} for epoch in straight[0]] == [{False}, {False}, {True}]
+    assert len({drawn for epoch in straight[0] for _, drawn in epoch}) == 24
+    assert len(with_workers[1]) == 2

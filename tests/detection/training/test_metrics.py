@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolo_slim.detection.training.metrics import DetectionScores
+from yolo_slim.detection.training import metrics
+from yolo_slim.detection.training.metrics import DetectionScores, on_cpu
+from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
 
 
 def image(boxes, labels, scores=None):
@@ -53,3 +55,54 @@ def test_nothing_found_nothing_labelled_and_reset():
     scores.reset()
     scores.update([image([[0, 0, 10, 10]], [0], [0.9])], [image([], [])])
     assert scores.compute() == zero
+
+
+def crowd(seed):
+    """Images with none, some and many of both, three classes."""
+    generator = torch.Generator().manual_seed(seed)
+    found, labelled = [], []
+    for objects, more in ((0, 0), (0, 5), (4, 0), (12, 40), (3, 9)):
+        corners = torch.rand(objects, 2, generator=generator) * 300
+        boxes = torch.cat((corners, corners + 10 + 60 * torch.rand(objects, 2, generator=generator)), 1)
+        labels = torch.randint(3, (objects,), generator=generator)
+        labelled.append({"boxes": boxes, "labels": labels})
+        near = boxes[torch.arange(objects + more) % objects] if objects else torch.rand(more, 4) + 5
+        moved = near + 6 * torch.randn(near.shape, generator=generator)
+        scores = torch.rand(len(near), generator=generator).sort(descending=True).values
+        found.append({"boxes": moved, "scores": scores, "labels": torch.randint(3, (len(near),), generator=generator)})
+    return found, labelled
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_computes_it_does_not_matter(monkeypatch, seed):
+    pytest.importorskip("faster_coco_eval")
+    values = []
+    for backend in ("pycocotools", "faster_coco_eval"):
+        monkeypatch.setattr(metrics, "BACKEND", backend)
+        scores = DetectionScores()
+        scores.update(*crowd(seed))
+        values.append(scores.compute())
+    assert values[0] == pytest.approx(values[1], abs=1e-9)
+    assert 0 < values[0]["map"] < values[0]["map50"] < 1
+
+
+@pytest.mark.parametrize("kind", [DetectionScores, UltralyticsScores])
+def test_how_images_are_split_into_batches_does_not_matter(kind):
+    found, labelled = crowd(0)
+    whole, single = kind(), kind()
+    whole.update(found, labelled)
+    for one, other in zip(found, labelled, strict=True):
+        single.update([one], [other])
+    assert whole.compute() == single.compute()
+
+
+def test_images_reach_the_cpu_in_one_copy_of_each_kind(monkeypatch):
+    copies = []
+    to_cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or to_cpu(tensor))
+    found, _ = crowd(0)
+    moved = on_cpu(found)
+    assert len(copies) == 3
+    for image, same in zip(found, moved, strict=True):
+        assert all(torch.equal(image[name], same[name]) for name in image)
+    assert on_cpu([]) == []

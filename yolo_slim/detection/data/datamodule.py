@@ -21,7 +21,7 @@ from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 from yolo_slim.detection.data import checks as data_checks
 from yolo_slim.detection.data import shapes
 from yolo_slim.detection.data.augmentation import DEFAULT_AUGMENTATION, Augmentation
-from yolo_slim.detection.data.epochs import EpochSampler, LateLoader, SeededDataset
+from yolo_slim.detection.data.epochs import EpochSampler, LateLoader, SeededDataset, affordable_workers
 from yolo_slim.detection.data.images import collate_labelled, in_precision, prediction_loader, rescaled
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ, LARGEST_IMGSZ, STRIDE, takes_imgsz
 from yolo_slim.wording import brief
@@ -44,7 +44,8 @@ class YOLODataModule(LightningDataModule):
         imgsz: Height and width of the images given to the model, in pixels, a multiple of 32; by default those that the
             weights were trained with, else 640.
         batch: Images in a batch, for each process.
-        workers: Processes that load images, for each training process; 0 loads them in the training process itself.
+        workers: Processes that load images, for each training process, and no more than there are cores for; 0 loads
+            them in the training process itself.
         cache: Keep decoded images in memory (``ram``) or beside the images (``disk``).
         single_cls: Treat all classes as one.
         classes: Indices of the classes whose labels count; by default all.
@@ -60,7 +61,7 @@ class YOLODataModule(LightningDataModule):
         data: str | None = None,
         imgsz: int | None = None,
         batch: int = 16,
-        workers: int = 2,
+        workers: int = 8,
         cache: Literal["none", "ram", "disk"] = "none",
         single_cls: bool = False,
         classes: list[int] | None = None,
@@ -89,7 +90,6 @@ class YOLODataModule(LightningDataModule):
         self.classes, self.fraction, self.rect = classes, fraction, rect
         self.datasets: dict[str, YOLODataset] = {}
         self._train: SeededDataset | None = None
-        self._mosaic_closed = False
         self.announces = True  # the images of each split, once per fit
 
     def fresh(self, **changes: Any) -> YOLODataModule:
@@ -150,8 +150,8 @@ class YOLODataModule(LightningDataModule):
         for split, dataset in self.datasets.items() if self.announces else ():
             rank_zero_info(f"{split}: {data_checks.counted(dataset)}")
         if stage == "fit":
-            self._train = SeededDataset(self.datasets["train"], seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
-            self._mosaic_closed = False
+            seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+            self._train = SeededDataset(self.datasets["train"], seed, self._settings(self.cache))
 
     def _build(self, stage: str, cache: str) -> dict[str, YOLODataset]:
         if stage not in SPLITS:
@@ -236,12 +236,15 @@ class YOLODataModule(LightningDataModule):
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
 
     def _loader(self, dataset: Dataset, sampler: Sampler | None, drop_last: bool = False) -> DataLoader:
+        processes = 1 if self.trainer is None else self.trainer.num_devices
+        workers = affordable_workers(self.workers, processes)
         return LateLoader(
             dataset,
             batch_size=self.batch,
             sampler=sampler,
             drop_last=drop_last,
-            num_workers=self.workers,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             collate_fn=collate_labelled,
             worker_init_fn=seed_worker,
             pin_memory=torch.cuda.is_available(),
@@ -262,10 +265,9 @@ class YOLODataModule(LightningDataModule):
     def close_mosaic(self) -> None:
         """Trains without mosaic, mixup, cutmix and copy_paste from the next epoch to the end of this fit."""
         assert self._train is not None, "setup('fit') was not called"
-        if not self._mosaic_closed:
+        if not self._train.mosaic_closed:
             rank_zero_info("Mosaic, mixup, cutmix and copy_paste are off from here on.")
-            self._train.dataset.close_mosaic(self._settings(self.cache))
-            self._mosaic_closed = True
+            self._train.close_mosaic()
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Turns the images, (N, 3, imgsz, imgsz) uint8, into [0, 1] on the device, in the precision of the module."""

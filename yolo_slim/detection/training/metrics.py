@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
+#: The values are the same; the faster one takes about a quarter of the time.
+BACKEND: Literal["faster_coco_eval", "pycocotools"] = (
+    "faster_coco_eval" if find_spec("faster_coco_eval") else "pycocotools"
+)
 #: What :meth:`DetectionScores.compute` returns, each in [0, 1].
 SCORE_NAMES = ("precision", "recall", "map50", "map")
 
@@ -32,7 +37,7 @@ class DetectionScores(nn.Module):
                 iou_type="bbox",
                 max_detection_thresholds=[1, 10, max_detections],
                 extended_summary=True,
-                backend="pycocotools",
+                backend=BACKEND,
                 sync_on_compute=False,
             )
         ]
@@ -45,8 +50,7 @@ class DetectionScores(nn.Module):
             predictions: Per image ``boxes`` (n, 4) as x1 y1 x2 y2 in pixels, ``scores`` (n,) and ``labels`` (n,).
             targets: Per image ``boxes`` (m, 4) and ``labels`` (m,).
         """
-        sides = ([{k: v.cpu() for k, v in image.items()} for image in side] for side in (predictions, targets))
-        self._metric[0].update(*sides)
+        self._metric[0].update(on_cpu(predictions), on_cpu(targets))
 
     def compute(self) -> dict[str, float]:
         """Scores of all images of all ranks.
@@ -82,6 +86,15 @@ class DetectionScores(nn.Module):
         ranks = from_all_ranks({name: getattr(metric, name) for name in names})
         for name in names:
             setattr(metric, name, [image for rank in ranks for image in rank[name]])
+
+
+def on_cpu(images: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """What there is of each image, moved to the CPU in one copy per kind and not in one per image."""
+    if not images or not images[0]:
+        return images
+    counts = [len(next(iter(image.values()))) for image in images]
+    moved = {name: torch.cat([image[name] for image in images]).cpu().split(counts) for name in images[0]}
+    return [dict(zip(moved, parts, strict=True)) for parts in zip(*moved.values(), strict=True)]
 
 
 def from_all_ranks(own: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from ultralytics.engine.validator import BaseValidator
 from ultralytics.utils.metrics import ap_per_class
 
-from yolo_slim.detection.training.metrics import SCORE_NAMES, from_all_ranks
+from yolo_slim.detection.training.metrics import SCORE_NAMES, from_all_ranks, on_cpu
 
 #: IoU at and above which a box has found an object: 0.50 to 0.95.
 THRESHOLDS = torch.linspace(0.5, 0.95, 10)
@@ -32,9 +32,9 @@ class UltralyticsScores(nn.Module):
 
     def update(self, predictions: list[dict[str, Tensor]], targets: list[dict[str, Tensor]]) -> None:
         """Adds images; arguments as of :meth:`DetectionScores.update`, detections by falling score."""
-        for found, labelled in zip(predictions, targets, strict=True):
-            boxes, scores, labels = (found[key].cpu() for key in ("boxes", "scores", "labels"))
-            objects, classes = (labelled[key].cpu() for key in ("boxes", "labels"))
+        for found, labelled in zip(on_cpu(predictions), on_cpu(targets), strict=True):
+            boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
+            objects, classes = labelled["boxes"], labelled["labels"]
             overlap = box_iou(objects.float(), boxes.float())
             hits = BaseValidator.match_predictions(self._matcher, labels, classes, overlap)
             self._images.append((hits.numpy(), scores.numpy(), labels.numpy(), classes.numpy()))
