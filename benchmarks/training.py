@@ -4,8 +4,8 @@ python -m benchmarks.training --data PATH/data.yaml --weights yolov8n.pt --imgsz
 python -m benchmarks.training --data PATH/data.yaml --weights yolov8n.pt --imgsz 640 --batch 64 --workers 14 --device 0
 
 Each runs in a process of its own, by turns: a fit of ours, the same with validation as `yolo val` does it, one of
-Ultralytics', and the bare loop, which takes batches that lie in memory through forward, loss, backward and step. Else both
-trainers use their defaults; on a GPU that is mixed precision. Medians over all epochs but the first of each process.
+Ultralytics', and the bare loop, which takes batches that lie in memory through forward, loss, backward and step. Else
+both trainers use their defaults; on a GPU that is mixed precision. Medians over all epochs but the first of a process.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ class WeightEMA(Callback):
         self._average_model: AveragedModel | None = None
         self._swapped = False
         self._latest_update_step = 0
+        self._kept = 0.0  # share of the average that a step leaves
         self._steps: TakenSteps | None = None
 
     @property
@@ -90,6 +91,7 @@ class WeightEMA(Callback):
             self._start(pl_module)
         else:
             self._average_model.to(pl_module.device)
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
         self._steps = TakenSteps(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,6 +105,7 @@ class WeightEMA(Callback):
     ) -> None:
         """Averages after an optimizer step, but not after one that a gradient scaler has skipped."""
         if self._average_model is not None and self._steps is not None and self._steps.passed():
+            self._kept = self.decay * (1 - math.exp(-int(self._average_model.n_averaged) / self._tau))
             self._average_model.update_parameters(pl_module)
             self._latest_update_step = trainer.global_step
 
@@ -158,8 +161,9 @@ class WeightEMA(Callback):
         half = any(p.dtype in (torch.float16, torch.bfloat16) for p in pl_module.parameters())
         how: dict[str, Any] = {"avg_fn": self._average_one} if half else {"multi_avg_fn": self._average_many}
         average = AveragedModel(pl_module, device=pl_module.device, use_buffers=True, **how)
-        # At zero the first update would copy the weights instead of averaging them.
-        average.n_averaged.fill_(1)
+        # At zero the first update would copy the weights instead of averaging them. On the CPU, since each step reads
+        # it and would wait for a GPU.
+        average.n_averaged = torch.tensor(1)
         if half:
             average.module.float()
         self._average_model = average
@@ -179,12 +183,9 @@ class WeightEMA(Callback):
             for buffer in average.module.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def _decay(self, updates: Tensor | int) -> float:
-        return self.decay * (1 - math.exp(-float(updates) / self._tau))
-
     def _average_many(self, averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
         if averages[0].is_floating_point():
-            get_ema_multi_avg_fn(self._decay(updates))(averages, currents, updates)
+            get_ema_multi_avg_fn(self._kept)(averages, currents, updates)
         else:
             for average, current in zip(averages, currents, strict=True):
                 average.copy_(current)
@@ -193,7 +194,7 @@ class WeightEMA(Callback):
         """The same for one tensor whose average has more digits."""
         if not average.is_floating_point():
             return current
-        return average.lerp(current.to(average.dtype), 1 - self._decay(updates))
+        return average.lerp(current.to(average.dtype), 1 - self._kept)
 
 
 def ramp_of(steps: float, share: float, longest: float) -> float:

@@ -18,6 +18,7 @@ from yolo_slim.detection.files.training_state import check_training_state
 from yolo_slim.detection.files.weights import expect_given, load_network, read_weights
 from yolo_slim.detection.network.build import build_network, fit_classes, freeze, parameters_by_pair
 from yolo_slim.detection.network.classes import match_classes
+from yolo_slim.detection.network.layout import lay_weights_out
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
 from yolo_slim.detection.network.tracing import trace_network
@@ -57,6 +58,8 @@ class YOLODetector(DetectorLosses):
         hyp: Optimizer, schedule and loss.
         metric: How precision, recall and mAP are computed: as ``coco`` does, or as ``ultralytics`` does, see
             :class:`UltralyticsScores`.
+        channels_last: Whether the channels of a pixel lie side by side in memory; by default where that is faster, on
+            CUDA and x86.
 
     Raises:
         FileNotFoundError: If ``model`` or ``weights`` does not exist.
@@ -74,11 +77,12 @@ class YOLODetector(DetectorLosses):
         imgsz: int | None = None,
         hyp: Hyperparameters | None = None,
         metric: Literal["coco", "ultralytics"] = "coco",
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__()
         if metric not in SCORES:
             raise ValueError(f"model.metric={metric!r} is unknown, expected 'coco' or 'ultralytics'.")
-        self.hyp = hyp or Hyperparameters()
+        self.hyp, self.channels_last = hyp or Hyperparameters(), channels_last
         expect_given(model=model, weights=weights)
         file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
         if file:
@@ -96,6 +100,7 @@ class YOLODetector(DetectorLosses):
 
     def _adopt_network(self) -> None:
         set_loss_gains(self.net, self.hyp.box, self.hyp.cls, self.hyp.dfl)
+        lay_weights_out(self.net, self.channels_last)
         self._still = freeze(self.net, self.hyp.freeze)
         self._loss = DetectionLoss(self.net)
 
@@ -117,7 +122,7 @@ class YOLODetector(DetectorLosses):
 
         Of an end-to-end head (B, n, 6): x1, y1, x2, y2, score, class of at most 300 boxes.
         """
-        outputs = self.net(images)
+        outputs = self.outputs(images)
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
     @property
@@ -261,7 +266,7 @@ class YOLODetector(DetectorLosses):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and detections of a batch."""
-        outputs = self.net(batch["img"])
+        outputs = self.outputs(batch["img"])
         _, items, _ = self._loss(outputs, batch)
         self.log_dict({f"val/{k}": v for k, v in items.items()}, batch_size=len(batch["img"]), sync_dist=True)
         self.scores.update(*beside_labels(outputs[0], batch))

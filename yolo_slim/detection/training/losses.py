@@ -15,6 +15,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.data.plain import each_training_batch, to_device
 from yolo_slim.detection.network.distilled import distillation_loss
+from yolo_slim.detection.network.layout import lay_images_out
 from yolo_slim.detection.network.loss import DetectionLoss
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
 
@@ -25,15 +26,21 @@ class DetectorLosses(LightningModule):
     Attributes:
         net: The network.
         hyp: Its gains.
+        channels_last: Whether the channels of a pixel lie side by side in memory; None for what is faster.
     """
 
     net: Any
     hyp: Hyperparameters
+    channels_last: bool | None
     _loss: DetectionLoss
+
+    def outputs(self, images: Tensor) -> Any:
+        """What the network gives for images, in the layout that is asked for."""
+        return self.net(lay_images_out(images, self.channels_last))
 
     def step_losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """What :class:`DetectionLoss` gives for a batch, with what callbacks add as a further column."""
-        loss, items, target_scores = self._loss(self.net(batch["img"]), batch)
+        loss, items, target_scores = self._loss(self.outputs(batch["img"]), batch)
         if isinstance(extra := self.auxiliary_loss(), Tensor):
             column = (extra * len(batch["img"])).reshape(1, 1).to(loss)
             loss = cat((loss, nn.functional.pad(column, (0, 0, 0, len(loss) - 1))), 1)  # with the first of the losses
@@ -61,7 +68,7 @@ class DetectorLosses(LightningModule):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
-        return self._loss(self.net(batch["img"]), batch)[0].sum()
+        return self._loss(self.outputs(batch["img"]), batch)[0].sum()
 
     def auxiliary_loss(self) -> Tensor | float:
         """What callbacks add to the loss of a batch, per image as Ultralytics' own parts."""

@@ -31,14 +31,18 @@ def suppress(predictions: Tensor, confidence: float, iou: float, multi_label: bo
 
 
 def beside_labels(predictions: Tensor, batch: dict[str, Any]) -> tuple[Boxes, Boxes]:
-    """What a network finds in a batch and what is labelled there, as :class:`DetectionScores` takes it."""
+    """What a network finds in a batch and what is labelled there, as :class:`DetectionScores` takes it.
+
+    Labels are sorted into images on the CPU, in one go: on a GPU each image would have to be waited for.
+    """
     detections = suppress(predictions, confidence=0.001, iou=0.7, multi_label=True)  # as Ultralytics validates
     height, width = batch["img"].shape[2:]
-    boxes = batch["bboxes"] * batch["bboxes"].new_tensor([width, height, width, height])
+    rows = torch.cat([batch[name].reshape(len(batch["cls"]), -1) for name in ("batch_idx", "cls", "bboxes")], 1).cpu()
+    boxes = rows[:, 2:] * rows.new_tensor([width, height, width, height])
     corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
     targets = []
     for image in range(len(detections)):
-        mine = batch["batch_idx"] == image
-        targets.append({"boxes": corners[mine], "labels": batch["cls"][mine].view(-1).long()})
+        mine = rows[:, 0] == image
+        targets.append({"boxes": corners[mine], "labels": rows[mine, 1].long()})
     boxes_found = [{"boxes": d[:, :4], "scores": d[:, 4], "labels": d[:, 5].long()} for d in detections]
     return boxes_found, targets
