@@ -21,7 +21,7 @@ from ultralytics.utils import DEFAULT_CFG, IterableSimpleNamespace
 from yolo_slim.detection.data import checks as data_checks
 from yolo_slim.detection.data import shapes
 from yolo_slim.detection.data.augmentation import DEFAULT_AUGMENTATION, Augmentation
-from yolo_slim.detection.data.epochs import EpochSampler, LateLoader, SeededDataset, affordable_workers
+from yolo_slim.detection.data.epochs import EpochSampler, LateLoader, SeededDataset, WholeBatches, affordable_workers
 from yolo_slim.detection.data.images import collate_labelled, in_precision, prediction_loader, rescaled
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ, LARGEST_IMGSZ, STRIDE, takes_imgsz
 from yolo_slim.wording import brief
@@ -223,12 +223,15 @@ class YOLODataModule(LightningDataModule):
     def _evaluation_loader(self, split: str) -> DataLoader:
         dataset = self.datasets[split]
         world_size, rank = self._processes
-        if len(dataset) < world_size:
-            raise ValueError(f"{len(dataset)} {split} images do not suffice for {world_size} processes: use fewer.")
-        if dataset.rect and world_size > 1:
-            raise ValueError("data.rect=true: batches of one shape cannot be shared out; evaluate with one process.")
+        shares, of = (len(dataset.batch_shapes), "batches of ") if dataset.rect else (len(dataset), "")
+        if shares < world_size:
+            raise ValueError(f"{shares} {of}{split} images do not suffice for {world_size} processes: use fewer.")
         # Lightning's own sampler repeats images to make shares equal, and the scores would depend on their number.
-        sampler = UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False) if world_size > 1 else None
+        sampler: Sampler | None = None
+        if world_size > 1 and dataset.rect:
+            sampler = WholeBatches(dataset, world_size, rank, self.batch)
+        elif world_size > 1:
+            sampler = UnrepeatedDistributedSampler(dataset, world_size, rank, shuffle=False)
         return self._loader(dataset, sampler)
 
     @property

@@ -90,6 +90,28 @@ class EpochSampler(DistributedSampler):
         self.dataset.epoch = epoch  # type: ignore[attr-defined]
 
 
+class WholeBatches(DistributedSampler):
+    """Gives each process whole batches in turn, for images whose shape is that of their batch; none comes twice.
+
+    Args:
+        dataset: The images, in the order of their batches.
+        num_replicas: Number of processes.
+        rank: Index of this process.
+        batch: Images in a batch.
+    """
+
+    def __init__(self, dataset: Dataset[Any], num_replicas: int, rank: int, batch: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        images, size = range(len(self.dataset)), num_replicas * batch  # type: ignore[arg-type]
+        self._own = [index for first in images[rank * batch :: size] for index in images[first : first + batch]]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+
 class LateLoader(DataLoader):
     """A DataLoader that starts its workers when the first batch is asked for.
 
