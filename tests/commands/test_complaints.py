@@ -19,7 +19,9 @@ from tests.helpers.hostile.refused import refused
 from tests.helpers.places import ROOT
 from yolo_slim.commands.complaints import say_unforeseen
 from yolo_slim.commands.entry import VERBS, Verb, main
+from yolo_slim.detection import YOLODetector
 from yolo_slim.detection.data.shapes import CLASSES
+from yolo_slim.detection.training.divergence import LossWatch
 from yolo_slim.workflow import fit_parts
 from yolo_slim.workflow.signals import Stopped, heeded
 
@@ -78,12 +80,59 @@ def test_a_diverged_training_ends_before_its_weights_are_saved(command, trouble,
 
     trouble(diverge)
     line = refused(capsys, command)
-    assert "the training has diverged in epoch 2: net.model.0.conv.weight and" in line
+    assert "the training has diverged in epoch 2, batch 1: net.model.0.conv.weight is not finite" in line
     assert "lower hyp.lr0" in line
     assert line.endswith("--ckpt_path runs/fit/last.ckpt goes on")
     for file in Path("runs/fit").glob("*.ckpt"):
         saved = torch.load(file, weights_only=True)
         assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+def test_weights_that_the_last_step_of_an_epoch_has_lost_are_not_saved(command, capsys, monkeypatch):
+    usual = YOLODetector.optimizer_step
+
+    def lose(self, *arguments, **keywords):
+        usual(self, *arguments, **keywords)
+        if self.trainer.current_epoch == 1 and self.trainer.is_last_batch:
+            self.net.model[0].conv.weight.data.fill_(torch.nan)
+
+    monkeypatch.setattr(YOLODetector, "optimizer_step", lose)
+    line = refused(capsys, command)
+    assert "the training has diverged in epoch 2: net.model.0.conv.weight is not finite" in line
+    assert torch.load("runs/fit/last.ckpt", weights_only=True)["epoch"] == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_loss_that_is_not_finite_names_its_batch(command, trouble, capsys, monkeypatch, late):
+    """On a CPU before the step; on a GPU, whose losses are looked at later, once the next one is there."""
+    steps = []
+    monkeypatch.setattr(LossWatch, "_at_once", staticmethod(lambda device: not late))
+    usual = YOLODetector.optimizer_step
+
+    def counted(self, *arguments, **keywords):
+        usual(self, *arguments, **keywords)
+        steps.append(self.trainer.current_epoch)
+
+    monkeypatch.setattr(YOLODetector, "optimizer_step", counted)
+    whole = YOLODetector.outputs
+    files = []
+
+    def spoilt(self, images):
+        outputs = whole(self, images)
+        if self.training and len(steps) == 4:  # the second batch of the second epoch
+            outputs["scores"] = outputs["scores"] * torch.nan
+        return outputs
+
+    monkeypatch.setattr(YOLODetector, "outputs", spoilt)
+    trouble(lambda trainer: files.append(trainer.train_dataloader.dataset.dataset.im_files))
+    line = refused(capsys, [*command, "--model.hyp.nbs", "4"])
+    assert "the training has diverged in epoch 2, batch 2: box_loss, cls_loss, dfl_loss of " in line
+    named = line.partition("_loss of ")[2].partition(" not finite")[0]
+    assert len(named.split(", ")) == 4
+    assert set(named.split(", ")) < set(files[0])
+    assert line.endswith("--ckpt_path runs/fit/last.ckpt goes on")
+    assert steps == [0, 0, 0, 1, *([1] if late else [])]
+    assert torch.load("runs/fit/last.ckpt", weights_only=True)["epoch"] == 0
 
 
 def test_large_weights_are_no_divergence(command, trouble):

@@ -19,8 +19,8 @@ from yolo_slim.detection import Hyperparameters
 READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "_unique2", "masked_select", "index")
 #: Ultralytics' loss reads: sizes of the labels, anchors, which anchors are taken.
 LOSS = ("ultralytics/utils/loss.py", "ultralytics/utils/tal.py")
-#: What lives on the CPU whatever the device: counts of steps and the choice of channels.
-ON_CPU = ("torch/optim/", "callbacks/weight_ema.py", "pruning/sparsity/growing.py")
+#: What lives on the CPU whatever the device, counts of steps and the choice of channels; and what a CPU alone reads.
+ON_CPU = ("torch/optim/", "training/divergence.py", "callbacks/weight_ema.py", "pruning/sparsity/growing.py")
 
 
 class Reads(TorchDispatchMode):

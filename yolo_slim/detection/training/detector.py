@@ -23,21 +23,14 @@ from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
 from yolo_slim.detection.network.tracing import trace_network
 from yolo_slim.detection.private import trainer_of
-from yolo_slim.detection.training.divergence import expect_finite
+from yolo_slim.detection.training.divergence import LossWatch, expect_finite
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
 from yolo_slim.detection.training.losses import DetectorLosses
-from yolo_slim.detection.training.metrics import DetectionScores
 from yolo_slim.detection.training.optimizers import make_optimizer, refuse_static_graph
 from yolo_slim.detection.training.steps import Steps
 from yolo_slim.detection.training.suppression import beside_labels, suppress
-from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
+from yolo_slim.detection.training.ultralytics_scores import SCORES
 from yolo_slim.pruning import ChannelGraph
-
-#: By the name of the metric.
-SCORES: dict[str, type[DetectionScores | UltralyticsScores]] = {
-    "coco": DetectionScores,
-    "ultralytics": UltralyticsScores,
-}
 
 
 class YOLODetector(DetectorLosses):
@@ -210,6 +203,7 @@ class YOLODetector(DetectorLosses):
 
     def on_train_start(self) -> None:
         """Starts with empty sums, and the weights of the classes."""
+        self._watch = LossWatch()
         self._steps.start(self.device, parameters_by_pair(self.net))
         self._resumed = self._match = None
         self.weigh_classes()
@@ -248,6 +242,7 @@ class YOLODetector(DetectorLosses):
         """After an optimizer step: clears the gradients, which Lightning leaves where the accumulation changes."""
         self._steps.end_batch(self.trainer)
         if self.trainer.is_last_batch:
+            self._watch.look(self.trainer)
             expect_finite(self.trainer, self)
 
     def on_train_end(self) -> None:

@@ -17,6 +17,7 @@ from yolo_slim.detection.data.plain import each_training_batch, to_device
 from yolo_slim.detection.network.distilled import distillation_loss
 from yolo_slim.detection.network.layout import lay_images_out
 from yolo_slim.detection.network.loss import DetectionLoss
+from yolo_slim.detection.training.divergence import LossWatch
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
 
 
@@ -33,6 +34,7 @@ class DetectorLosses(LightningModule):
     hyp: Hyperparameters
     channels_last: bool | None
     _loss: DetectionLoss
+    _watch: LossWatch
 
     def outputs(self, images: Tensor) -> Any:
         """What the network gives for images, in the layout that is asked for."""
@@ -44,6 +46,7 @@ class DetectorLosses(LightningModule):
         if isinstance(extra := self.auxiliary_loss(), Tensor):
             column = (extra * len(batch["img"])).reshape(1, 1).to(loss)
             loss = cat((loss, nn.functional.pad(column, (0, 0, 0, len(loss) - 1))), 1)  # with the first of the losses
+        self._watch.see(self.trainer, loss, list(items), batch)
         return loss, items, target_scores
 
     def weigh_classes(self) -> None:
