@@ -14,7 +14,7 @@ from benchmarks.reliability.running import Ended, equal, run
 from yolo_slim.detection import read_weights
 
 _SMALL = [
-    *("--data.imgsz=64", "--data.workers=0", "--data.batch=4", "--trainer.accelerator=cpu"),
+    *("--data.imgsz=64", "--data.workers=1", "--data.batch=4", "--trainer.accelerator=cpu"),
     "--trainer.enable_progress_bar=false",
 ]
 _HYP = ["optimizer=AdamW", "nbs=4", "warmup_epochs=1.0"]
