@@ -13,6 +13,7 @@ from tests.helpers.export_nets import NAMES, lively, shapes_images
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.detection.training.suppression import Suppression
 from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
 
 SHAPES = [(64, 64), (64, 48), (40, 64), (64, 32), (56, 64), (64, 60), (32, 64)]
@@ -48,8 +49,19 @@ def found_and_missed(tmp_path_factory, shapes_dir):
     return folder
 
 
-@pytest.mark.parametrize("rect", [False, True])
-def test_the_scores_are_those_of_yolo_val(found_and_missed, tmp_path, rect):
+@pytest.mark.parametrize(
+    ("rect", "nms"),
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"iou": 0.2}),
+        (False, {"max_det": 5}),
+        (False, {"conf": 0.4}),
+        (False, {"agnostic_nms": True, "iou": 0.3}),
+    ],
+    ids=str,
+)
+def test_the_scores_are_those_of_yolo_val(found_and_missed, tmp_path, rect, nms):
     folder = found_and_missed
     common = {"imgsz": 64, "batch": 4, "workers": 0}
     theirs = YOLO(folder / "net.pt").val(
@@ -60,10 +72,11 @@ def test_the_scores_are_those_of_yolo_val(found_and_missed, tmp_path, rect):
         device="cpu",
         project=str(tmp_path),
         **common,
+        **nms,
     )
     expected = (theirs.box.mp, theirs.box.mr, theirs.box.map50, theirs.box.map)
-    assert 0.02 < theirs.box.map < 0.9
-    detector = YOLODetector(weights=str(folder / "net.pt"), metric="ultralytics")
+    assert 0.01 < theirs.box.map < 0.9
+    detector = YOLODetector(weights=str(folder / "net.pt"), metric="ultralytics", nms=Suppression(**nms))
     data = YOLODataModule(str(folder / "data.yaml"), rect=rect, **common)
     found = trainer_for(tmp_path).validate(detector, data, verbose=False)[0]
     assert [found[f"val/{name}"] for name in ("precision", "recall", "map50", "map")] == pytest.approx(
@@ -84,6 +97,31 @@ def test_nothing_found_nothing_labelled_and_reset():
     scores.reset()
     scores.update([one], [one])
     assert scores.compute() == pytest.approx(dict.fromkeys(zero, 1.0), abs=0.006)
+
+
+def test_each_setting_of_the_suppression_matters(found_and_missed, shapes_dir):
+    detector = YOLODetector(weights=str(found_and_missed / "net.pt")).eval()
+    images = shapes_images(shapes_dir)
+
+    def found(**settings):
+        detector.nms = Suppression(**settings)
+        return [len(boxes) for boxes in detector.predict_step({"img": images}, 0)]
+
+    usual = found(conf=0.01)
+    middle = float(torch.cat(detector.detect(images, confidence=0.01))[:, 4].median())
+    assert found() == [len(boxes) for boxes in detector.detect(images)]
+    assert 0 < sum(found(conf=middle)) < sum(usual)
+    assert sum(found(conf=0.01, iou=0.1)) < sum(usual)
+    assert max(found(conf=0.01, max_det=3)) == 3
+    assert sum(found(conf=0.01, iou=0.1, agnostic_nms=True)) < sum(found(conf=0.01, iou=0.1))
+    detector.nms = Suppression(conf=0.01, max_det=3)
+    assert [len(boxes) for boxes in detector.detect(images, confidence=middle)] == found(conf=middle, max_det=3)
+
+
+@pytest.mark.parametrize("wrong", [{"conf": -0.1}, {"conf": 1.5}, {"iou": 7}, {"max_det": 0}])
+def test_settings_of_the_suppression_out_of_range(wrong):
+    with pytest.raises(ValueError, match=rf"nms\.{next(iter(wrong))}=.* is out of range"):
+        Suppression(**wrong)
 
 
 def test_an_unknown_metric_is_refused():

@@ -25,15 +25,16 @@ from yolo_slim.detection.network.tracing import trace_network
 from yolo_slim.detection.private import trainer_of
 from yolo_slim.detection.training.divergence import LossWatch, expect_finite
 from yolo_slim.detection.training.hyperparameters import Hyperparameters
-from yolo_slim.detection.training.losses import DetectorLosses
+from yolo_slim.detection.training.metrics import DetectionScores
 from yolo_slim.detection.training.optimizers import make_optimizer, refuse_static_graph
 from yolo_slim.detection.training.steps import Steps
-from yolo_slim.detection.training.suppression import beside_labels, suppress
-from yolo_slim.detection.training.ultralytics_scores import SCORES
+from yolo_slim.detection.training.suppression import DEFAULT_SUPPRESSION, Suppression
+from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
+from yolo_slim.detection.training.use import DetectorUse
 from yolo_slim.pruning import ChannelGraph
 
 
-class YOLODetector(DetectorLosses):
+class YOLODetector(DetectorUse):
     """An Ultralytics YOLO detector as a LightningModule.
 
     Training follows Ultralytics' own trainer: its loss, parameter groups, warm-up, schedule and accumulation up to a
@@ -53,6 +54,7 @@ class YOLODetector(DetectorLosses):
             :class:`UltralyticsScores`.
         channels_last: Whether the channels of a pixel lie side by side in memory; by default where that is faster, on
             CUDA and x86.
+        nms: Which of the boxes count.
 
     Raises:
         FileNotFoundError: If ``model`` or ``weights`` does not exist.
@@ -71,11 +73,12 @@ class YOLODetector(DetectorLosses):
         hyp: Hyperparameters | None = None,
         metric: Literal["coco", "ultralytics"] = "coco",
         channels_last: bool | None = None,
+        nms: Suppression = DEFAULT_SUPPRESSION,
     ) -> None:
         super().__init__()
-        if metric not in SCORES:
+        if metric not in ("coco", "ultralytics"):
             raise ValueError(f"model.metric={metric!r} is unknown, expected 'coco' or 'ultralytics'.")
-        self.hyp, self.channels_last = hyp or Hyperparameters(), channels_last
+        self.hyp, self.channels_last, self.nms = hyp or Hyperparameters(), channels_last, nms
         expect_given(model=model, weights=weights)
         file = weights or (model if isinstance(model, str) and model.endswith(".pt") else None)
         if file:
@@ -87,7 +90,7 @@ class YOLODetector(DetectorLosses):
         fit_classes(self.net, names or dict(self.net.names))
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
         self.save_hyperparameters(NetworkRecord.of(self.net, imgsz or known_imgsz).to_hparams())
-        self.scores = SCORES[metric]()
+        self.scores = UltralyticsScores() if metric == "ultralytics" else DetectionScores(nms.max_det)
         self._resumed: dict[str, Any] | None = None
         self._adopt_network()
 
@@ -109,14 +112,6 @@ class YOLODetector(DetectorLosses):
             self.net = load_network(str(self._file))
             self.hparams.update(NetworkRecord.of(self.net, self.hparams["imgsz"]).to_hparams())
             self._adopt_network()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Decoded boxes and class scores of images (B, 3, H, W) in [0, 1]: (B, 4 + nc, anchors), boxes in pixels.
-
-        Of an end-to-end head (B, n, 6): x1, y1, x2, y2, score, class of at most 300 boxes.
-        """
-        outputs = self.outputs(images)
-        return outputs[0] if isinstance(outputs, tuple) else outputs
 
     @property
     def pruning_example(self) -> Tensor:
@@ -256,40 +251,3 @@ class YOLODetector(DetectorLosses):
             epochs = self.trainer.max_epochs
             raise MisconfigurationException(f"the schedule needs the number of epochs, got max_epochs={epochs}; set it")
         return self.trainer.max_epochs
-
-    # Validation and use
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Loss and detections of a batch."""
-        outputs = self.outputs(batch["img"])
-        _, items, _ = self._loss(outputs, batch)
-        self.log_dict({f"val/{k}": v for k, v in items.items()}, batch_size=len(batch["img"]), sync_dist=True)
-        self.scores.update(*beside_labels(outputs[0], batch))
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs ``val/precision``, ``val/recall``, ``val/map50`` and ``val/map``."""
-        self._log_scores("val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Detections of a batch."""
-        self.scores.update(*beside_labels(self(batch["img"]), batch))
-
-    def on_test_epoch_end(self) -> None:
-        """Logs ``test/precision``, ``test/recall``, ``test/map50`` and ``test/map``."""
-        self._log_scores("test")
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
-        """Detections per image, (n, 6) each: x1, y1, x2, y2 in pixels of the network's input, score, class."""
-        return self.detect(batch["img"], confidence=0.25)
-
-    @torch.no_grad()
-    def detect(self, images: Tensor, confidence: float = 0.25, iou: float = 0.7) -> list[Tensor]:
-        """Boxes of images (B, 3, H, W) in [0, 1], after non-maximum suppression where the head needs it; see
-        :meth:`predict_step`.
-        """  # noqa: D205
-        return suppress(self(images), confidence, iou, multi_label=False)
-
-    def _log_scores(self, split: str) -> None:
-        for name, value in self.scores.compute().items():
-            self.log(f"{split}/{name}", value, prog_bar=name == "map", sync_dist=True)
-        self.scores.reset()

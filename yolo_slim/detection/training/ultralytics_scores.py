@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from ultralytics.engine.validator import BaseValidator
 from ultralytics.utils.metrics import ap_per_class
 
-from yolo_slim.detection.training.metrics import SCORE_NAMES, DetectionScores, from_all_ranks, on_cpu
+from yolo_slim.detection.training.metrics import SCORE_NAMES, from_all_ranks, on_cpu
 
 #: IoU at and above which a box has found an object: 0.50 to 0.95.
 THRESHOLDS = torch.linspace(0.5, 0.95, 10)
@@ -59,10 +59,3 @@ class UltralyticsScores(nn.Module):
     def reset(self) -> None:
         """Forgets all images."""
         self._images: list[tuple[np.ndarray, ...]] = []
-
-
-#: By the name of the metric.
-SCORES: dict[str, type[DetectionScores | UltralyticsScores]] = {
-    "coco": DetectionScores,
-    "ultralytics": UltralyticsScores,
-}
