@@ -115,6 +115,53 @@ def qkv_attention(c, w):
 
 
 @block()
+def attention_of_sized_parts(c, w):
+    heads, key, value = 2, 2, 3
+
+    def run(n, x):
+        b, channels, height, width = x.shape
+        parts = n.qkv(x).view(b, n.heads, n.key * 2 + n.value, height * width).split([n.key, n.key, n.value], dim=2)
+        q, k, v = parts
+        attention = ((q * n.scale).transpose(-2, -1) @ k).softmax(-1)
+        y = (v @ attention.transpose(-2, -1)).view(b, -1, height, width)
+        return n.project(y + n.place(v.reshape(b, -1, height, width)))
+
+    place = nn.Sequential(
+        nn.Conv2d(heads * value, heads * value, 3, padding=1, groups=heads * value, bias=False),
+        nn.BatchNorm2d(heads * value),
+    )
+    layers = {"qkv": conv_bn(c, heads * (2 * key + value)), "place": place, "project": conv_bn(heads * value, w)}
+    return Net(run, **layers, heads=heads, key=key, value=value, scale=key**-0.5)
+
+
+@block()
+def attention_that_keeps_channels(c, w):
+    """The values are as many as the channels that come in, which the last view takes from there."""
+    heads, key = 2, 2
+
+    def run(n, x):
+        x = n.enter(x)
+        b, channels, height, width = x.shape
+        qkv = n.qkv(x).view(b, n.heads, n.key * 2 + n.value, -1)
+        q, k, v = qkv.split([n.key, n.key, n.value], dim=2)
+        attention = (q.transpose(-2, -1) @ k).softmax(-1)
+        return n.project(x + (v @ attention.transpose(-2, -1)).view(b, channels, height, width))
+
+    size = 8
+    layers = {"enter": conv_bn(c, size), "qkv": conv_bn(size, size + 2 * heads * key), "project": conv_bn(size, w)}
+    return Net(run, **layers, heads=heads, key=key, value=size // heads)
+
+
+@block(prunable=None)
+def sum_of_sizes_that_is_not_cut(c, w):
+    def run(n, x):
+        b, _, height, width = x.shape
+        return n.enter(x).view(b, n.heads, n.first + n.second, -1).flatten(1, 2).view(b, -1, height, width)
+
+    return Net(run, enter=conv_bn(c, 2 * w), heads=2, first=1, second=w - 1)
+
+
+@block()
 def transformer_attention(c, w):
     heads, size = 2, 3
 
@@ -137,7 +184,7 @@ def multihead_attention(c, w):
     return Net(run, attention=nn.MultiheadAttention(c, 1, batch_first=True))
 
 
-@block(prunable=False)
+@block()
 def cosine_attention(c, w):
     def run(n, x):
         q, k = F.normalize(n.q(x).flatten(2), dim=1), F.normalize(n.k(x).flatten(2), dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ def build_graph(named: Sequence[tuple[str, nn.Module]], ledger: Ledger, passes: 
     ]
     _fix_unreached(ledger, owned)
     _fix_used_attributes(ledger)
+    _fix_uncut_sums(ledger)
     _fix_summed_and_not(ledger, owned)
 
     num_groups, group_of = connected(ledger.count, ledger.edges)
@@ -113,6 +115,24 @@ def _fix_used_attributes(ledger: Ledger) -> None:
     for source in sorted(ledger.used_attributes & ledger.attributes.keys(), key=str):
         for labels in ledger.attributes.pop(source):
             ledger.fix(labels, why, Place(source.module, source.name))
+
+
+def _fix_uncut_sums(ledger: Ledger) -> None:
+    """Fixes channels whose number is a sum of attributes, unless these attributes count the parts it is cut into."""
+    for labels, counted, at in ledger.sums:
+        parts = {
+            part.tobytes(): (source, part)
+            for source in counted
+            for part in ledger.attributes.get(source, ())
+            if np.isin(part, labels).all()
+        }
+        whole = np.sort(np.concatenate([part for _, part in parts.values()])) if parts else labels[:0]
+        cut = Counter(source for source, _ in parts.values()) == counted
+        if not (cut and np.array_equal(whole, np.sort(labels))):
+            ledger.fix(labels, "its size is a sum of attributes that do not cut it", at)
+            for source in counted:
+                for part in ledger.attributes.get(source, ()):
+                    ledger.fix(part, "its size is an attribute that is also in a sum", at)
 
 
 def _fix_summed_and_not(ledger: Ledger, owned: Sequence[_Owned]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ class Ledger:
         equal: Lists of int64 arrays that must keep the same number of labels, and the module that asks for it.
         attributes: Integer attribute of a module -> the labels that it counts.
         used_attributes: Attributes that are also used in a way that cannot be followed.
+        sums: Labels whose number is a sum of attributes, how often each attribute is in it, and where.
         residual: Labels that pass through an addition of two feature maps.
         ungated: Labels that zero gammas and betas do not make zero.
         summed: (id of a parameter, axis) of the axes that an operation sums over.
@@ -81,6 +82,7 @@ class Ledger:
         self.equal: list[tuple[list[np.ndarray], str]] = []
         self.attributes: dict[AttributeSource, list[np.ndarray]] = defaultdict(list)
         self.used_attributes: set[AttributeSource] = set()
+        self.sums: list[tuple[np.ndarray, Counter[AttributeSource], Place]] = []
         self.residual: list[np.ndarray] = []
         self.ungated: list[np.ndarray] = []
         self.summed: set[tuple[int, int]] = set()
@@ -236,6 +238,9 @@ class Ledger:
 
     def size_axis(self, size: object, axis: Axis | None) -> None:
         """Takes notice that an axis gets its size from a value: it may only shrink where the value shrinks with it."""
+        if axis is not None and isinstance(size, TaggedInt) and not size.exact and size.counted:
+            self.sums.append((axis.labels, size.counted, self._here()))
+            return
         if axis is None or not isinstance(size, TaggedInt) or not size.exact:
             self.use(size)
             self.fix(axis, f"its size is written as {size}")

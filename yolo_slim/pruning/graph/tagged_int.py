@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,7 +34,8 @@ class TaggedInt(int):
     """An ``int`` with the sources of its value.
 
     A plain tag (``exact``) used as a size may shrink together with the axis it sizes. Sums and products keep the
-    sources but are no longer exact; a plain tag over a plain number that divides it keeps the number as ``divisor``.
+    sources but are no longer exact; a plain tag over a plain number that divides it keeps the number as ``divisor``,
+    and a sum of attributes, as in ``2 * self.key + self.value``, how often each of them is in it, as ``counted``.
     A comparison of a plain tag with a plain number counts only if a smaller size could change its outcome: whether
     there is any channel (``n == 0``) is settled. Whatever else is done with the value (another comparison, a division)
     could take another course after pruning, so it is reported to ``on_use``.
@@ -45,6 +47,7 @@ class TaggedInt(int):
     sources: tuple[Source, ...]
     exact: bool
     divisor: int
+    counted: Counter[AttributeSource]
     on_use: Callable[[TaggedInt], None]
 
     def __new__(
@@ -54,10 +57,14 @@ class TaggedInt(int):
         on_use: Callable[[TaggedInt], None],
         exact: bool = True,
         divisor: int = 1,
+        counted: Counter[AttributeSource] | None = None,
     ) -> TaggedInt:
         """Tags ``value``."""
         tagged = super().__new__(cls, value)
         tagged.sources, tagged.exact, tagged.divisor, tagged.on_use = sources, exact, divisor, on_use
+        if counted is None and exact and isinstance(sources[0], AttributeSource):
+            counted = Counter({sources[0]: 1})
+        tagged.counted = Counter() if counted is None else counted
         return tagged
 
     def use(self, other: object = None) -> None:
@@ -149,6 +156,20 @@ def _floordiv(self: TaggedInt, other: Any) -> Any:
     return self.derive(int.__floordiv__(self, other), other)
 
 
+def _add(self: TaggedInt, other: Any) -> Any:
+    total = self.derive(int.__add__(self, other), other)
+    if isinstance(other, TaggedInt) and self.counted and other.counted:
+        total.counted = self.counted + other.counted
+    return total
+
+
+def _mul(self: TaggedInt, other: Any) -> Any:
+    product = self.derive(int.__mul__(self, other), other)
+    if type(other) is int and other > 0:
+        product.counted = Counter({source: number * other for source, number in self.counted.items()})
+    return product
+
+
 for _name in (
     *("add", "radd", "sub", "rsub", "mul", "rmul", "rfloordiv", "mod", "rmod", "neg", "pos", "abs"),
     *("lshift", "rlshift", "rshift", "rrshift", "and", "rand", "or", "ror", "xor", "rxor", "invert"),
@@ -156,6 +177,8 @@ for _name in (
 ):
     setattr(TaggedInt, f"__{_name}__", _followed(f"__{_name}__"))
 TaggedInt.__floordiv__ = _floordiv  # type: ignore[method-assign, assignment]
+TaggedInt.__add__ = _add  # type: ignore[method-assign, assignment]
+TaggedInt.__mul__ = TaggedInt.__rmul__ = _mul  # type: ignore[method-assign, assignment]
 for _name in ("lt", "le", "gt", "ge"):
     setattr(TaggedInt, f"__{_name}__", _compared(_name))
 for _name in ("truediv", "rtruediv", "pow", "rpow", "divmod", "rdivmod", "float", "int"):

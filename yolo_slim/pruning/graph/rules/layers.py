@@ -78,6 +78,21 @@ def linear(ledger: Ledger, call: Call) -> None:
     ledger.label(call.result, [*kept, made])
 
 
+def matmul(ledger: Ledger, call: Call) -> None:
+    """Sums over the last axis of one tensor and the last but one of the other, which live and die together."""
+    first, second = call.input, call.get(1, "other", "mat2", "tensor2")
+    if min(first.dim(), second.dim()) < 2 or id(first) in ledger.owned or id(second) in ledger.owned:
+        raise Unsupported("a product with a vector or a parameter")
+    *before, rows, ours = ledger.axes(first)
+    *others, theirs, columns = ledger.axes(second)
+    for axis in (*before, *others):
+        ledger.fix(axis, "lies along the batch axes of a matrix product")
+    ledger.unite(ours, theirs)
+    if ours is not None and theirs is not None:  # a product is zero where either of its factors is
+        ledger.consume(ours.with_zero(np.maximum(ours.zero, theirs.zero)))
+    ledger.label(call.result, [*[None] * (call.result.dim() - 2), rows, columns])
+
+
 def batch_norm(ledger: Ledger, call: Call) -> None:
     """Couples its four vectors with the channels; gamma and beta can make a channel zero."""
     x, gamma = call.input, call.get(3, "weight", default=None)
@@ -118,6 +133,7 @@ LAYERS = {
     **{f"conv{n}d": convolution for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": transposed_convolution for n in (1, 2, 3)},
     "linear": linear,
+    **dict.fromkeys(("matmul", "bmm"), matmul),
     "batch_norm": batch_norm,
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm"), mixed_norm),
     "prelu": prelu,

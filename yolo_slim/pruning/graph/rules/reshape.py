@@ -64,25 +64,29 @@ def _reshape(ledger: Ledger, call: Call, sizes: list[Any]) -> None:
         out[target] = parts[0].with_zero(np.minimum.reduce([part.zero for part in parts]))
         sized.add(target)
         size = sizes[target]
-        if untag(size) != -1 and (whole or size.exact):
+        if untag(size) != -1 and (whole or size.exact or size.counted):
             ledger.size_axis(size, out[target])
     ledger.use_all([size for j, size in enumerate(sizes) if j not in sized])
     ledger.label(result, out)
 
 
 def _free(sizes: list[Any], shape: list[int], new: list[int], axis: Axis | None) -> int | None:
-    """The one new axis whose size shrinks with the channels: -1, an attribute, or their number over the other sizes."""
+    """The one new axis whose size shrinks with the channels.
+
+    It is -1, a sum of attributes (which cut it later), an attribute, or their number over the other sizes.
+    """
     inferred = [j for j in new if untag(sizes[j]) == -1]
-    free = list(inferred)
-    for j, length in zip(new if not inferred else [], shape, strict=False):
+    sums = [j for j in new if isinstance(sizes[j], TaggedInt) and not sizes[j].exact and sizes[j].counted]
+    free = inferred or sums
+    for j, length in zip(new if not free else [], shape, strict=False):
         size = sizes[j]
         if isinstance(size, TaggedInt) and size.exact:
-            free.append(j)
+            free = [*free, j]
         elif isinstance(size, TaggedInt) and size.divisor > 1:
             source = size.sources[0]
             own = isinstance(source, DimSource) and axis is not None and np.array_equal(source.labels, axis.labels)
             if own and size.divisor * length == math.prod(shape):
-                free.append(j)
+                free = [*free, j]
     return free[0] if len(free) == 1 and shape[new.index(free[0])] > 1 else None
 
 
