@@ -24,10 +24,10 @@ PRUNABLE = {
     "yolov8n-cls": (3408, 3408),
     "yolov9t": (7984, 7984),
     "yolov9e": (50688, 50688),
-    "yolov10n": (9456, 10352),
-    "yolo11n": (6936, 7832),
+    "yolov10n": (10352, 10352),
+    "yolo11n": (7832, 7832),
     "yolo12n": (8392, 11464),
-    "yolo26n": (7864, 9784),
+    "yolo26n": (9784, 9784),
 }
 BY_NAME = {entry.name: entry for entry in ULTRALYTICS}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
+from ultralytics.nn.modules.block import Attention, CBLinear
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection.files.allowed import layer_class
@@ -16,6 +17,7 @@ from yolo_slim.detection.files.record import class_names, first_reason
 from yolo_slim.detection.files.sizes import apply_sizes, expect_tensors
 from yolo_slim.detection.network.build import ACTIVATIONS, build_network, is_end_to_end, set_variants
 from yolo_slim.detection.network.classes import MAX_CLASSES
+from yolo_slim.detection.network.tracing import HEAD_SIZES, head_sizes, is_halved
 from yolo_slim.detection.plain import Inert, plain
 from yolo_slim.pruning import Structure, counts_of_weight
 from yolo_slim.wording import brief
@@ -30,6 +32,10 @@ _SETTINGS = (
     *("negative_slope", "approximate", "alpha", "beta", "threshold", "min_val", "max_val", "lambd"),  # of activations
     *("cv1_split_sections", "c1", "c2"),  # of foreign layers
 )
+
+
+#: Sizes that the weights do not tell.
+_SIZES = ("c2s",)
 
 
 def rebuild(model: object, what: str) -> DetectionModel:
@@ -112,6 +118,8 @@ def _compare_layers(layers: Mapping[str, ForeignLayer], net: DetectionModel, wha
         for key in _SETTINGS:
             if key not in vars(module) or key not in layers[name].settings or key == "groups":
                 continue
+            if isinstance(module, Attention) and key in HEAD_SIZES:  # those of the weights count
+                continue
             mine, theirs = getattr(module, key), layers[name].settings[key]
             if mine != theirs:
                 raise ValueError(f"{what}: {name} has {key} {brief(theirs)}, its description gives {mine!r}; {_ADVICE}")
@@ -131,8 +139,14 @@ def _structure(layers: Mapping[str, ForeignLayer], net: nn.Module) -> Structure:
         if counts:
             structure[name] = counts
     for name, module in net.named_modules():
-        if hasattr(module, "forward_split") and f"{name}.cv1.conv" in structure:  # the halves of C2f and its kin
+        if isinstance(module, CBLinear) and "c2s" in layers[name].settings:
+            structure.setdefault(name, {})["c2s"] = layers[name].settings["c2s"]
+        if is_halved(module) and f"{name}.cv1.conv" in structure:
             structure.setdefault(name, {})["c"] = structure[f"{name}.cv1.conv"]["out_channels"] // 2
+        if isinstance(module, Attention) and {f"{name}.qkv.conv", f"{name}.proj.conv"} <= structure.keys():
+            made, taken = (structure[f"{name}.{layer}.conv"] for layer in ("qkv", "proj"))
+            sizes = head_sizes(made["out_channels"], taken["in_channels"], int(module.num_heads))
+            structure.setdefault(name, {}).update(sizes)
     return structure
 
 
@@ -164,7 +178,9 @@ def _layers(model: object) -> ForeignLayers:
         state = _state(module)
         tensors = {**state.get("_parameters", {}), **state.get("_buffers", {})}
         if path:
-            settings[path] = {key: state[key] for key in _SETTINGS if key in state and type(state[key]) is not Tensor}
+            settings[path] = {
+                key: state[key] for key in (*_SETTINGS, *_SIZES) if key in state and type(state[key]) is not Tensor
+            }
             layers[path] = ForeignLayer(_kind(module), {}, {k: t for k, t in tensors.items() if t is not None})
         children = {key: child for key, child in state.get("_modules", {}).items() if child is not None}
         wanted = [key for key in reversed(children) if path or key == "model"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from ultralytics.nn.modules.block import C2PSA, PSA, Attention, CBLinear
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection.network.build import head_of
@@ -14,11 +15,29 @@ from yolo_slim.pruning import ChannelGraph, trace, train_but_statistics
 
 #: Side of the images that the channels are traced with, in pixels; any multiple of the largest stride gives the same.
 TRACE_SIZE = 64
+#: Channels of a query or key, and of a value, in each head of an attention.
+HEAD_SIZES = ("key_dim", "head_dim")
 
 
 def size_attributes(net: nn.Module) -> list[str]:
-    """Integer attributes of Ultralytics' blocks that follow a channel count: the halves of C2f and its kin."""
-    return [f"{name}:c" for name, m in net.named_modules() if hasattr(m, "forward_split") and isinstance(m.c, int)]
+    """Integer attributes of Ultralytics' blocks that follow a channel count.
+
+    The halves of C2f and its kin, what an attention has in each of its heads, and the parts that a CBLinear cuts.
+    """
+    parts = [f"{name}:c2s" for name, m in net.named_modules() if isinstance(m, CBLinear)]
+    halves = [f"{name}:c" for name, m in net.named_modules() if is_halved(m)]
+    heads = [f"{name}:{key}" for name, m in net.named_modules() if isinstance(m, Attention) for key in HEAD_SIZES]
+    return parts + halves + heads
+
+
+def is_halved(module: Any) -> bool:
+    """Whether a block cuts what its first layer makes into halves of ``c`` channels: C2f, PSA and their kin."""
+    return (hasattr(module, "forward_split") or isinstance(module, (PSA, C2PSA))) and isinstance(module.c, int)
+
+
+def head_sizes(made: int, taken: int, heads: int) -> dict[str, int]:
+    """The sizes of :data:`HEAD_SIZES` by the channels that an attention's first layer makes and its last one takes."""
+    return {"key_dim": (made - taken) // (2 * heads), "head_dim": taken // heads}
 
 
 def raw_outputs(net: nn.Module, images: Tensor) -> tuple[Tensor, ...]:

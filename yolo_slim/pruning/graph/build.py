@@ -154,11 +154,14 @@ def _marked(num_groups: int, group_of: np.ndarray, labels: Sequence[np.ndarray])
 def _constraints(
     ledger: Ledger, group_of: np.ndarray, attributes: dict[AttributeSource, list[np.ndarray]]
 ) -> list[_Constraint]:
-    """Each set of parts that must keep equal counts, once; parts of one and the same groups are none."""
-    constraints = [_Constraint([group_of[labels] for labels in parts], module) for parts, module in ledger.equal]
-    constraints += [_Constraint(parts, source.module) for source, parts in attributes.items()]
+    """Each set of parts that must keep equal counts, and each of its parts, once; a single part is none."""
+    found = [([group_of[labels] for labels in parts], module) for parts, module in ledger.equal]
+    found += [(parts, source.module) for source, parts in attributes.items()]
+    constraints = [
+        _Constraint(list({np.sort(part).tobytes(): part for part in parts}.values()), module) for parts, module in found
+    ]
     distinct = {constraint.key: constraint for constraint in constraints}
-    return [constraint for key, constraint in distinct.items() if len(set(key)) > 1]
+    return [constraint for constraint in distinct.values() if len(constraint.parts) > 1]
 
 
 def _reasons(fixes: Sequence[Fix], group_of: np.ndarray) -> list[Fixed]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from yolo_slim.pruning import Selection, prune, trace
+from yolo_slim.pruning import Selection, prune, select, trace
 
 
 class Attention(nn.Module):
@@ -75,3 +75,30 @@ def test_what_would_not_fit_afterwards_stays(cut: str, read: bool, reason: str) 
     assert graph.fixed[graph.gammas["qkv.1"]].all()
     assert not graph.fixed[graph.gammas["enter.1"]].any()
     assert any(reason in fixed.reason for fixed in graph.reasons)
+
+
+class Halves(nn.Module):
+    """A layer that is cut by an attribute, in each of several passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = 8
+        self.enter = nn.Sequential(nn.Conv2d(3, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.leave = nn.Conv2d(16, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = self.enter(images).split((self.c, self.c), 1)
+        return self.leave(torch.cat((first, second * 2), 1))
+
+
+def test_parts_that_several_passes_report_count_once() -> None:
+    """Else each of them takes as many channels back as are missing, and all come back."""
+    images = torch.rand(1, 3, 4, 4)
+    graph = trace(Halves(), passes=[lambda net: net(images)] * 3)
+    assert [len(parts) for parts in graph.equal_counts] == [2]
+    scores = torch.full((graph.num_groups,), torch.inf, dtype=torch.float64)
+    groups = graph.gammas["enter.1"]
+    scores[groups[:8]] = torch.tensor([1.0, 2, 3, 4, 9, 9, 9, 9], dtype=torch.float64)
+    scores[groups[8:]] = torch.tensor([1.5, 2.5, 8, 8, 8, 8, 8, 8], dtype=torch.float64)
+    dropped = select(graph, scores, Selection(ratio=6 / 16, min_channels=1)).dropped
+    assert [int(dropped[half].sum()) for half in groups.view(2, 8)] == [3, 3]
