@@ -13,7 +13,7 @@ from tests.helpers.export_nets import NAMES, lively, shapes_images
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.detection.training.suppression import Suppression
+from yolo_slim.detection.training.suppression import Suppression, beside_labels
 from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
 
 SHAPES = [(64, 64), (64, 48), (40, 64), (64, 32), (56, 64), (64, 60), (32, 64)]
@@ -122,6 +122,13 @@ def test_each_setting_of_the_suppression_matters(found_and_missed, shapes_dir):
 def test_settings_of_the_suppression_out_of_range(wrong):
     with pytest.raises(ValueError, match=rf"nms\.{next(iter(wrong))}=.* is out of range"):
         Suppression(**wrong)
+
+
+def test_images_without_any_label():
+    batch = {"img": torch.zeros(2, 3, 64, 64), "batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1)}
+    found, labelled = beside_labels([torch.zeros(0, 6), torch.ones(2, 6)], {**batch, "bboxes": torch.zeros(0, 4)})
+    assert [len(image["boxes"]) for image in found] == [0, 2]
+    assert [len(image["boxes"]) for image in labelled] == [0, 0]
 
 
 def test_an_unknown_metric_is_refused():

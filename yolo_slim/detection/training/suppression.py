@@ -75,7 +75,8 @@ def beside_labels(detections: list[Tensor], batch: dict[str, Any]) -> tuple[Boxe
     Labels are sorted into images on the CPU, in one go: on a GPU each image would have to be waited for.
     """
     height, width = batch["img"].shape[2:]
-    rows = torch.cat([batch[name].reshape(len(batch["cls"]), -1) for name in ("batch_idx", "cls", "bboxes")], 1).cpu()
+    columns = (batch["batch_idx"].view(-1, 1), batch["cls"].view(-1, 1), batch["bboxes"].view(-1, 4))
+    rows = torch.cat(columns, 1).cpu()
     boxes = rows[:, 2:] * rows.new_tensor([width, height, width, height])
     corners = torch.cat((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
     targets = []
