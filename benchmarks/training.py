@@ -180,7 +180,6 @@ def run_theirs(given: argparse.Namespace, folder: Path) -> None:
 def run_bare(given: argparse.Namespace, folder: Path) -> None:
     """The loop without a trainer: forward, loss, backward, step, on batches that lie in memory."""
     from yolo_slim.detection import YOLODataModule, YOLODetector
-    from yolo_slim.detection.data.plain import to_device
 
     torch.set_num_threads(given.threads)
     data = YOLODataModule(given.data, imgsz=given.imgsz, batch=given.batch, workers=0, cache="ram")
@@ -195,7 +194,8 @@ def run_bare(given: argparse.Namespace, folder: Path) -> None:
     for _ in range(given.epochs):
         clock.start()
         for batch in batches:
-            ready = data.on_after_batch_transfer(to_device(batch, device), 0)
+            moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
+            ready = data.on_after_batch_transfer(moved, 0)
             optimizer.zero_grad()
             with torch.autocast(device.type, enabled=device.type == "cuda"):
                 loss = detector.loss(ready)

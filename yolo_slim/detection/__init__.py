@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from yolo_slim.detection.training.metrics import SCORE_NAMES as SCORE_NAMES
     from yolo_slim.detection.training.prediction_writer import PredictionWriter as PredictionWriter
     from yolo_slim.detection.training.stock_trainer import SlimTrainer as SlimTrainer
-    from yolo_slim.detection.training.suppression import Suppression as Suppression
     from yolo_slim.detection.trust import trusted as trusted
 
 __getattr__, __dir__, __all__ = face(
@@ -70,7 +69,6 @@ __getattr__, __dir__, __all__ = face(
         "training.metrics": "SCORE_NAMES",
         "training.prediction_writer": "PredictionWriter",
         "training.stock_trainer": "SlimTrainer",
-        "training.suppression": "Suppression",
         "trust": "trusted",
     },
 )
