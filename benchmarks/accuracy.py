@@ -17,30 +17,27 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks.training import fit_as_baseline
+
 #: Epochs at the end whose mean is reported.
 LAST = 3
 
 
 def run_ours(given: argparse.Namespace, folder: Path) -> None:
     """A fit as ``train.py fit -c configs/baseline.yaml`` runs it."""
-    from yolo_slim.commands import main as ours
-
-    config = Path(__file__).parents[1] / "configs" / "baseline.yaml"
     keys = {
         "seed_everything": given.only_seed,
         "data.data": given.data,
         "data.imgsz": given.imgsz,
-        "data.cache": "ram",
         "data.rect": "true",
         "data.augment.close_mosaic": 5,
         "model.model": given.weights,
         "model.metric": "ultralytics",
         "trainer.max_epochs": given.epochs,
-        "trainer.enable_progress_bar": "false",
         "project": folder.parent,
         "name": folder.name,
     }
-    ours(["fit", "-c", str(config), *(f"--{key}={value}" for key, value in keys.items())])
+    fit_as_baseline(keys)
 
 
 def run_theirs(given: argparse.Namespace, folder: Path) -> None:

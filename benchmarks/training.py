@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -107,27 +108,31 @@ class Watch(Callback):
         self.clock.report((len(sets["train"]), len(sets["val"])))
 
 
-def run_ours(given: argparse.Namespace, folder: Path, **more: object) -> None:
-    """A fit of ours, as ``train.py fit`` runs it."""
+def fit_as_baseline(keys: dict[str, Any]) -> None:
+    """A fit of ours as ``train.py fit -c configs/baseline.yaml`` runs it, with further keys."""
     from yolo_slim.commands import main as ours
 
     config = Path(__file__).parents[1] / "configs" / "baseline.yaml"
+    keys = {"data.cache": "ram", "trainer.enable_progress_bar": "false", **keys}
+    ours(["fit", "-c", str(config), *(f"--{key}={value}" for key, value in keys.items())])
+
+
+def run_ours(given: argparse.Namespace, folder: Path, **more: object) -> None:
+    """A fit of ours, as ``train.py fit`` runs it."""
     watch = json.dumps({"class_path": "benchmarks.training.Watch", "init_args": {"threads": given.threads}})
     keys: dict[str, Any] = {
         "data.data": given.data,
         "data.imgsz": given.imgsz,
         "data.batch": given.batch,
         "data.workers": given.workers,
-        "data.cache": "ram",
         "data.augment.close_mosaic": 0,
         "model.model": given.weights,
         "trainer.max_epochs": given.epochs,
         "trainer.callbacks+": watch,
-        "trainer.enable_progress_bar": "false",
         "project": folder,
         **more,
     }
-    ours(["fit", "-c", str(config), *(f"--{key}={value}" for key, value in keys.items())])
+    fit_as_baseline(keys)
 
 
 def run_alike(given: argparse.Namespace, folder: Path) -> None:
@@ -170,10 +175,7 @@ def run_theirs(given: argparse.Namespace, folder: Path) -> None:
         verbose=False,
     )
     sizes = (len(model.trainer.train_loader.dataset), len(model.trainer.test_loader.dataset))
-    clock.train, clock.validation = (
-        clock.train[: given.epochs],
-        clock.validation[: given.epochs],
-    )  # then it tests best.pt
+    del clock.train[given.epochs :], clock.validation[given.epochs :]  # of the last test of best.pt
     clock.report(sizes)
 
 
@@ -194,8 +196,7 @@ def run_bare(given: argparse.Namespace, folder: Path) -> None:
     for _ in range(given.epochs):
         clock.start()
         for batch in batches:
-            moved = {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
-            ready = data.on_after_batch_transfer(moved, 0)
+            ready = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
             optimizer.zero_grad()
             with torch.autocast(device.type, enabled=device.type == "cuda"):
                 loss = detector.loss(ready)

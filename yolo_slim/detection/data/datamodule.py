@@ -218,7 +218,7 @@ class YOLODataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """Returns batches of the images of ``source``, by default of the validation images."""
         source = self.source or data_checks.resolve(self._file, download=False)["val"]
-        return prediction_loader(source, self.imgsz, self.batch, self.workers)
+        return prediction_loader(source, self.imgsz, self.batch, self._loading_processes)
 
     def _evaluation_loader(self, split: str) -> DataLoader:
         dataset = self.datasets[split]
@@ -238,9 +238,12 @@ class YOLODataModule(LightningDataModule):
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
 
+    @property
+    def _loading_processes(self) -> int:
+        return affordable_workers(self.workers, 1 if self.trainer is None else self.trainer.num_devices)
+
     def _loader(self, dataset: Dataset, sampler: Sampler | None, drop_last: bool = False) -> DataLoader:
-        processes = 1 if self.trainer is None else self.trainer.num_devices
-        workers = affordable_workers(self.workers, processes)
+        workers = self._loading_processes
         return LateLoader(
             dataset,
             batch_size=self.batch,

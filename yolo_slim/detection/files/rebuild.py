@@ -32,8 +32,6 @@ _SETTINGS = (
     *("negative_slope", "approximate", "alpha", "beta", "threshold", "min_val", "max_val", "lambd"),  # of activations
     *("cv1_split_sections", "c1", "c2"),  # of foreign layers
 )
-
-
 #: Sizes that the weights do not tell.
 _SIZES = ("c2s",)
 

@@ -81,12 +81,12 @@ def _free(sizes: list[Any], shape: list[int], new: list[int], axis: Axis | None)
     for j, length in zip(new if not free else [], shape, strict=False):
         size = sizes[j]
         if isinstance(size, TaggedInt) and size.exact:
-            free = [*free, j]
+            free.append(j)
         elif isinstance(size, TaggedInt) and size.divisor > 1:
             source = size.sources[0]
             own = isinstance(source, DimSource) and axis is not None and np.array_equal(source.labels, axis.labels)
             if own and size.divisor * length == math.prod(shape):
-                free = [*free, j]
+                free.append(j)
     return free[0] if len(free) == 1 and shape[new.index(free[0])] > 1 else None
 
 
