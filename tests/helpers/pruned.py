@@ -22,7 +22,7 @@ PRUNABLE_NAMES = [toy.name for toy in PRUNABLE]
 
 def random_drop(graph: ChannelGraph, ratio: float, seed: int, **options) -> Tensor:
     scores = torch.rand(graph.num_groups, generator=torch.Generator().manual_seed(seed))
-    return select(graph, scores, Selection(ratio, **options)).dropped
+    return select(graph, scores, Selection(ratio, **{"round_to": 1, **options})).dropped
 
 
 def silenced(model: nn.Module, graph: ChannelGraph, dropped: Tensor) -> nn.Module:

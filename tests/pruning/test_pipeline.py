@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 
 import pytest
 import torch
@@ -12,11 +11,16 @@ from tests.helpers.toy_nets import randomised
 from tests.helpers.toys import TOYS
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from yolo_slim.pruning import CostModel, PruningPlan, Selection, apply_plan, make_plan, prune, trace
-from yolo_slim.pruning.pipeline import check_prune, resolve_compensation
+from yolo_slim.pruning.pipeline import check_prune
 from yolo_slim.pruning.surgery.silence import silence
 from yolo_slim.pruning.surgery.verify import TOLERANCE, verify
 
-SELECTIONS = [Selection(0.5), Selection(0.9), Selection(0.99, min_channels=1), Selection(0.4, shortcuts="spare")]
+SELECTIONS = [
+    Selection(0.5),
+    Selection(0.9),
+    Selection(0.99, min_channels=1, round_to=1),
+    Selection(0.4, shortcuts="spare"),
+]
 
 
 @torch.no_grad()
@@ -150,11 +154,9 @@ def test_exact_compensation_is_proved_on_a_copy_and_reported(monkeypatch):
         prune(model, graph, Selection(0.4), compensation="exact")
 
 
-def test_exact_compensation_is_refused_where_what_stays_cannot_be_foreseen():
+def test_an_unknown_compensation():
     model = yolo()
     graph = trace(model, passes=yolo_passes())
-    with pytest.raises(ValueError, match="compensation='exact' keeps some dead channels, which max_latency_ms"):
-        prune(model, graph, Selection(max_latency_ms=1), compensation="exact")
     with pytest.raises(ValueError, match="compensation='fould': expected one of auto, none, fold, exact"):
         prune(model, graph, Selection(max_latency_ms=1), compensation="fould")
 
@@ -211,7 +213,7 @@ def test_a_dead_channel_never_takes_the_place_of_the_last_living_one():
     graph = trace(model, images)
     cost = CostModel(model, graph, images)
     limit = 1.3 * cost.flops(torch.zeros(graph.num_groups, dtype=torch.bool)) / 16
-    selection = Selection(max_flops=limit, min_channels=1)
+    selection = Selection(max_flops=limit, min_channels=1, round_to=1)
     with pytest.raises(ValueError, match="'exact' leaves 1 no living channel with at most .* use 'fold'"):
         prune(copy.deepcopy(model), graph, selection, example_inputs=images, compensation="exact")
     prune(model, graph, selection, example_inputs=images, compensation="auto")
@@ -226,13 +228,6 @@ def test_auto_leaves_living_channels_to_the_fold():
     assert all(layer.after % 4 == 0 for layer in report.layers if layer.after < layer.before)
 
 
-def test_what_auto_is():
-    assert resolve_compensation("auto", Selection(0.5)) == "exact"
-    assert resolve_compensation("auto", Selection(0.5, round_to=8)) == "exact"
-    assert resolve_compensation("auto", Selection(max_latency_ms=1)) == "fold"
-    assert resolve_compensation("none", Selection(0.5)) == "none"
-
-
 def test_check_finds_what_prune_would_refuse():
     model = yolo()
     graph, images = trace(model, passes=yolo_passes()), torch.rand(1, 3, 64, 64).double()
@@ -245,15 +240,3 @@ def test_check_finds_what_prune_would_refuse():
             check_prune(model, graph, selection, images)
     with pytest.raises(ValueError, match="needs example_inputs to time"):
         check_prune(model, graph, Selection(max_latency_ms=1))
-
-
-def test_a_latency_budget_is_met_by_what_was_measured(monkeypatch):
-    """The clock of this test is the number of parameters: a budget in milliseconds can be checked exactly."""
-    parameters = lambda m, x, repeats=20: sum(p.numel() for p in m.parameters()) / 1e9  # noqa: E731
-    monkeypatch.setattr(importlib.import_module("yolo_slim.pruning.pipeline"), "latency_ms", parameters)
-    model = yolo()
-    graph, images = trace(model, passes=yolo_passes()), torch.rand(1, 3, 64, 64).double()
-    limit = 0.5 * parameters(model, images)
-    report = prune(model, graph, Selection(max_latency_ms=limit), example_inputs=images)
-    assert 0.99 * limit < report.latency_ms <= limit
-    assert report.latency_ms == parameters(model, images)

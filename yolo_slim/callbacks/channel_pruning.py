@@ -33,7 +33,7 @@ from yolo_slim.pruning import (
     Selection,
     Taylor,
     check_prune,
-    resolve_compensation,
+    expect_compensation,
     save_whole,
 )
 
@@ -84,7 +84,7 @@ class ChannelPruning(Callback):
     ) -> None:
         self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
         try:
-            resolve_compensation(compensation, self.selection)
+            expect_compensation(compensation)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
         self.importance = importance or Importance()

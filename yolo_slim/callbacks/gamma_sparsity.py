@@ -22,7 +22,7 @@ from yolo_slim.callbacks.sparse_phase.fit import SparseFit
 from yolo_slim.callbacks.sparse_phase.full_precision import FullPrecision
 from yolo_slim.callbacks.sparse_phase.preview import foreseen, logged, tell_what_became
 from yolo_slim.callbacks.target import Target, make_selection
-from yolo_slim.pruning import Choice, Selection, gamma_magnitudes
+from yolo_slim.pruning import Selection, expect_runtime, gamma_magnitudes
 
 
 class GammaSparsity(Callback):
@@ -99,11 +99,6 @@ class GammaSparsity(Callback):
     ) -> None:
         self._penalty = Penalty(penalty, strength, beta_strength, final_fraction, choose)
         self.selection = make_selection(selection, ratio, min_channels, shortcuts, ignore)
-        if penalty == "growing" or choose == "taylor":
-            try:
-                Choice.check(self.selection)
-            except ValueError as error:
-                raise MisconfigurationException(str(error)) from error
         self.target = target
         self.gammas_before = self.gammas_after = torch.zeros(0)
         self._precision = FullPrecision()
@@ -135,12 +130,17 @@ class GammaSparsity(Callback):
         Raises:
             MisconfigurationException: If it would.
         """
-        SparseFit(target, self._penalty, self.selection)
+        if self.selection.needs_times:
+            try:
+                expect_runtime(self.selection.latency)
+            except ValueError as error:
+                raise MisconfigurationException(str(error)) from error
+        SparseFit(target, self._penalty, self.selection.without_times())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Traces the target as it is now: a resumed fit has rebuilt its structure by this time."""
         refuse_line_search(trainer.optimizers)
-        fit = SparseFit(Target(pl_module, self.target), self._penalty, self.selection)
+        fit = SparseFit(Target(pl_module, self.target), self._penalty, self.selection, trainer)
         fit.attach(trainer, self._resumed)
         self._fit = fit
         rank_zero_info(f"GammaSparsity: {fit.says}.")

@@ -60,7 +60,9 @@ def prune_module(
     target = target or Target(pl_module)
     model, graph, example = target.model, target.graph, target.example_for(selection)
     scores = importance_scores(model, graph, importance or Importance(), taylor)
-    report = prune(model, graph, selection, scores, example_inputs=example, compensation=compensation)
+    report = prune(
+        model, graph, selection, scores, example_inputs=example, compensation=compensation, deployed=target.deployed
+    )
     store_structure(pl_module, report.structure)
     return report
 

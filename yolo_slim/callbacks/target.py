@@ -16,7 +16,7 @@ from yolo_slim.callbacks.framework import (
     apply_to_collection,
     averaged_modules,
 )
-from yolo_slim.pruning import ChannelGraph, Pass, Selection, default_passes, trace
+from yolo_slim.pruning import ChannelGraph, CostModel, Pass, Selection, cost_of, default_passes, trace
 
 
 class Target:
@@ -25,7 +25,9 @@ class Target:
     A module that knows better how its network is run offers a method ``trace_channels() -> ChannelGraph``. Every other
     is traced with its ``example_input_array``, in eval mode and in train mode. A detector whose ``forward`` ends in
     NMS, or needs labels in train mode, offers a method ``pruning_forward`` beside it: it takes what ``forward`` takes
-    and returns the network's raw outputs.
+    and returns the network's raw outputs. One whose network is changed before it is deployed, as BatchNorm is folded
+    into convolutions, offers ``deployed_network(model) -> nn.Module``, which may change the copy that it is given:
+    latencies are those of what it returns.
 
     Args:
         pl_module: The module.
@@ -85,6 +87,30 @@ class Target:
                 f"{type(self.pl_module).__name__} to one of the size that it will be used with"
             )
         return self.example
+
+    def cost_for(self, selection: Selection, trainer: Trainer | None = None) -> CostModel | None:
+        """What the model costs, with milliseconds where a selection is about them; None without an example.
+
+        Args:
+            selection: What will be asked for.
+            trainer: The Trainer of a fit: rank 0 measures for all, since each would measure other milliseconds.
+
+        Raises:
+            ValueError: If the runtime is not installed here.
+        """
+        if self.example is None:
+            return None
+        if trainer is None or not selection.needs_times:
+            return cost_of(self.model, self.graph, selection, self.example, self.deployed)[0]
+        cost = None
+        if trainer.is_global_zero:
+            cost, _ = cost_of(self.model, self.graph, selection, self.example, self.deployed)
+        return trainer.strategy.broadcast(cost)
+
+    @property
+    def deployed(self) -> Callable[[nn.Module], nn.Module] | None:
+        """Turns a copy of the model into what is timed, where the module offers ``deployed_network(model)`` for it."""
+        return getattr(self.pl_module, "deployed_network", None)
 
     def copies(self, trainer: Trainer) -> list[nn.Module]:
         """The model, and its averages where averaging callbacks keep some."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from yolo_slim.commands.next_step import called
 from yolo_slim.detection import YOLODataModule
-from yolo_slim.pruning import Importance, Selection
+from yolo_slim.pruning import Importance, Latency, Selection
 from yolo_slim.workflow import PruneSettings
 
 
@@ -48,12 +49,18 @@ def add_measuring_data(keys: ArgumentParser) -> None:
 def add_prune_arguments(keys: ArgumentParser, group: str | None = None) -> None:
     """Adds the keys of :class:`PruneSettings`, for the verb and for the recipe."""
     prefix = f"{group}." if group else ""
-    keys.add_class_arguments(Selection, f"{prefix}selection")
+    keys.add_class_arguments(Selection, f"{prefix}selection", skip={"latency"})
+    keys.add_class_arguments(Latency, f"{prefix}latency")
     keys.add_class_arguments(Importance, f"{prefix}importance")
     keys.add_class_arguments(PruneSettings, group, skip={"selection", "importance"}, instantiate=False, as_group=False)
 
 
 def prune_arguments(values: Namespace) -> dict[str, Any]:
     """The arguments of :class:`PruneSettings` among instantiated values."""
-    names = ("selection", "importance", "compensation", "recalibrate", "batches")
-    return {name: values[name] for name in names}
+    names = ("importance", "compensation", "recalibrate", "batches")
+    return {"selection": timed_by(values.selection, values.latency), **{name: values[name] for name in names}}
+
+
+def timed_by(selection: Selection, latency: Latency) -> Selection:
+    """The selection whose latency is measured so."""
+    return replace(selection, latency=latency)

@@ -49,12 +49,12 @@ def main(arguments: Sequence[str]) -> None:
         discard_untrained(folder)
         raise
     slim = folder / "slim.ckpt"
-    _show(report, weights, slim, imgsz)
+    _show(report, weights, slim, imgsz, settings.selection.latency.runtime)
     say(f"saved {slim}")
     say(f"next: {finetune(slim, weights, values.data.data)}")
 
 
-def _show(report: PruningReport, before: str | Path, after: Path, imgsz: int) -> None:
+def _show(report: PruningReport, before: str | Path, after: Path, imgsz: int, runtime: str) -> None:
     """Prints the layer table and what was won."""
     Console().print(layers_table(report.layers))
     old, new = (size_of(load_network(path), imgsz) for path in (before, after))
@@ -71,7 +71,7 @@ def _show(report: PruningReport, before: str | Path, after: Path, imgsz: int) ->
             f"layers, where {done.kept_dead} dead channels stay; lost in {len(done.uncompensated)}"
         )
     if report.latency_ms is not None:
-        print(f"latency without fusing: {report.latency_ms:.1f} ms")
+        print(f"latency as deployed: {report.latency_ms:.1f} ms in {runtime}")
     print(f"parameters {old.parameters / 1e6:.3f} M -> {new.parameters / 1e6:.3f} M")
     print(f"GFLOPs at {imgsz} px {old.gflops:.2f} -> {new.gflops:.2f}")
     print(f"largest relative error against the dense model with those channels at zero: {report.error:.1e}")

@@ -11,9 +11,9 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from yolo_slim.callbacks import GammaSparsity
-from yolo_slim.commands.keys import add_prune_arguments, prune_arguments, verb_parser
+from yolo_slim.commands.keys import add_prune_arguments, prune_arguments, timed_by, verb_parser
 from yolo_slim.detection import Hyperparameters, YOLODataModule, choose_imgsz, expect_given
-from yolo_slim.reporting import states_table
+from yolo_slim.reporting import runtimes_table, states_table
 from yolo_slim.wording import say
 from yolo_slim.workflow import (
     OWN_TRAINER_ARGUMENTS,
@@ -52,7 +52,8 @@ def parser() -> ArgumentParser:
     keys.add_class_arguments(GammaSparsity, "sparse.sparsity", skip={"target", *shared})
     keys.add_argument("--prune.enabled", type=bool, default=True, help="Remove channels.")
     add_prune_arguments(keys, "prune")
-    keys.link_arguments("prune.selection", "sparse.sparsity.selection", apply_on="instantiate")
+    both = ("prune.selection", "prune.latency")
+    keys.link_arguments(both, "sparse.sparsity.selection", compute_fn=timed_by, apply_on="instantiate")
     return keys
 
 
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str]) -> None:
         rows, checkpoints = run_recipe(settings, folder)
     if rows:
         Console().print(states_table(rows))
+        if (by_runtime := runtimes_table(rows)) is not None:
+            Console().print(by_runtime)
         say(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
         say(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from yolo_slim.detection.network.build import head_of as head_of
     from yolo_slim.detection.network.build import is_end_to_end as is_end_to_end
     from yolo_slim.detection.network.classes import match_classes as match_classes
+    from yolo_slim.detection.network.deployed import as_deployed as as_deployed
     from yolo_slim.detection.network.tracing import TRACE_SIZE as TRACE_SIZE
     from yolo_slim.detection.network.tracing import raw_outputs as raw_outputs
     from yolo_slim.detection.network.tracing import trace_network as trace_network
@@ -61,6 +62,7 @@ __getattr__, __dir__, __all__ = face(
         "files.weights": "choose_imgsz expect_given load_network read_weights",
         "network.build": "head_of is_end_to_end",
         "network.classes": "match_classes",
+        "network.deployed": "as_deployed",
         "network.tracing": "TRACE_SIZE raw_outputs trace_network",
         "training.calibration": "observe_gradients relabelled",
         "training.detector": "YOLODetector",

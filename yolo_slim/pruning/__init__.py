@@ -2,12 +2,14 @@
 
 from yolo_slim.pruning.graph.graph import ChannelGraph, Pass
 from yolo_slim.pruning.graph.tracing import default_passes, trace, train_but_statistics
+from yolo_slim.pruning.latency_budget import cost_of
 from yolo_slim.pruning.measure.latency import latencies_ms, latency_ms, onnx_latency_ms
 from yolo_slim.pruning.measure.profile import profile
+from yolo_slim.pruning.measure.runtimes import RUNTIMES, Latency, expect_runtime, forward_in, times_in_turn
 from yolo_slim.pruning.modules.layers import counts_of_weight
 from yolo_slim.pruning.modules.restored import restored
 from yolo_slim.pruning.modules.torch_private import BatchNorm, unscale_before_step
-from yolo_slim.pruning.pipeline import Compensation, PruningReport, check_prune, prune, resolve_compensation
+from yolo_slim.pruning.pipeline import Compensation, PruningReport, check_prune, expect_compensation, prune
 from yolo_slim.pruning.repair.compensate import compensate
 from yolo_slim.pruning.repair.recalibrate import recalibrate
 from yolo_slim.pruning.scores.importance import Importance, gamma_importance, importance_scores
@@ -42,11 +44,13 @@ __all__ = [
     "CostModel",
     "Growing",
     "Importance",
+    "Latency",
     "Pass",
     "PenalisedGammas",
     "Proximal",
     "PruningPlan",
     "PruningReport",
+    "RUNTIMES",
     "Resting",
     "SMALL_GAMMA",
     "Selected",
@@ -58,8 +62,12 @@ __all__ = [
     "apply_structure",
     "check_prune",
     "compensate",
+    "cost_of",
     "counts_of_weight",
     "default_passes",
+    "expect_compensation",
+    "expect_runtime",
+    "forward_in",
     "gamma_importance",
     "gamma_magnitudes",
     "importance_scores",
@@ -70,7 +78,6 @@ __all__ = [
     "profile",
     "prune",
     "recalibrate",
-    "resolve_compensation",
     "restore_structure",
     "restored",
     "save_whole",
@@ -80,6 +87,7 @@ __all__ = [
     "store_structure",
     "strength_at",
     "structure_of",
+    "times_in_turn",
     "trace",
     "train_but_statistics",
     "unscale_before_step",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -11,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.graph import ChannelGraph, Fixed, expect_fit
-from yolo_slim.pruning.measure.latency import latency_ms
+from yolo_slim.pruning.latency_budget import Deployed, cost_of, select_within
+from yolo_slim.pruning.measure.runtimes import expect_runtime
 from yolo_slim.pruning.repair.compensate import Compensated, compensate
 from yolo_slim.pruning.repair.dead_inputs import leave_constants
-from yolo_slim.pruning.repair.stand_ins import mostly_small, select_beside_stand_ins
+from yolo_slim.pruning.repair.stand_ins import Found, select_compensated
 from yolo_slim.pruning.scores.importance import gamma_importance
-from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
 from yolo_slim.pruning.selection.selection import Selection, expect_selection
 from yolo_slim.pruning.surgery.apply import apply_plan
@@ -96,6 +95,7 @@ def prune(
     *,
     example_inputs: object = None,
     compensation: str = "none",
+    deployed: Deployed | None = None,
 ) -> PruningReport:
     """Removes the channels that matter least, in place, once a copy has proved that nothing else changes.
 
@@ -110,7 +110,8 @@ def prune(
             forgets them, "fold" gives them to the layers that read them, "exact" does so at zero-padded borders too,
             where some dead channels stay for it, see :func:`compensate`. With a budget or ``round_to`` these count:
             channels that live go in their place. "auto" is exact, but "fold" where that would be in vain: with a
-            latency, which is measured, and with a budget or ``round_to`` where most of the dropped channels live.
+            budget or ``round_to`` where most of the dropped channels live.
+        deployed: Turns a copy of the model into what is timed, such as one with BatchNorm folded in.
 
     Returns:
         A report of what was done.
@@ -131,23 +132,18 @@ def prune(
     expect_selection(selection)
     expect_fit(model, graph)
     _expect_precision(model)
-    asked, compensation = compensation, resolve_compensation(compensation, selection)
-    if example_inputs is None and selection.needs_example:
-        raise ValueError(f"{selection} counts what channels cost: pass example_inputs of the size that will be used")
-    cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
+    expect_compensation(compensation)
     scores = gamma_importance(model, graph) if scores is None else scores
-    selected = select(graph, scores, selection, cost, _stopwatch(model, graph, example_inputs))
-    kept = torch.zeros_like(selected.dropped)
-    if compensation == "exact" and (selection.budgets or selection.round_to > 1):
-        if asked == "auto" and not mostly_small(model, graph, selected.dropped):
-            compensation = "fold"
-        else:
-            try:
-                selected, kept = select_beside_stand_ins(model, graph, scores, selection, cost, selected)
-            except ValueError:
-                if asked != "auto":
-                    raise
-                compensation = "fold"
+    cost, stopwatch = cost_of(model, graph, selection, example_inputs, deployed)
+
+    def choose(asked: Selection) -> Found:
+        return select_compensated(model, graph, scores, asked, cost, compensation)
+
+    if stopwatch is not None and cost is not None and "max_latency_ms" in selection.limits:
+        found = select_within(choose, selection, cost, stopwatch)
+    else:
+        found = choose(selection)
+    selected, kept, compensation = found.selected, found.kept, found.compensation
     slim = copy.deepcopy(model)
     compensated = None
     if compensation != "none":
@@ -222,7 +218,7 @@ def check_prune(
 ) -> None:
     """Finds out, before a long training, whether :func:`prune` can do what it will be asked for, whatever the scores.
 
-    A latency is not looked at: it is only known once the model is pruned.
+    A latency is not looked at: how long the layers take is measured when it is needed.
 
     Args:
         model: The model.
@@ -237,38 +233,24 @@ def check_prune(
     """
     expect_selection(selection)
     expect_fit(model, graph)
-    cost = None if example_inputs is None else CostModel(model, graph, example_inputs)
+    expect_compensation(compensation)
+    untimed = selection.without_times()
+    if selection.needs_times:
+        if example_inputs is None:
+            raise ValueError(f"{selection} needs example_inputs to time a forward with")
+        expect_runtime(selection.latency)
+    cost, _ = cost_of(model, graph, untimed, example_inputs)
     scores = torch.arange(graph.num_groups, dtype=torch.float64)
-    compensation = resolve_compensation(compensation, selection)
-    dropped = select(graph, scores, replace(selection, max_latency_ms=None), cost).dropped
+    dropped = select(graph, scores, untimed, cost).dropped
     if compensation != "none":
-        compensate(copy.deepcopy(model), graph, dropped, exact=compensation == "exact")
-    if selection.max_latency_ms is not None and example_inputs is None:
-        raise ValueError(f"{selection} needs example_inputs to time a forward with")
+        compensate(copy.deepcopy(model), graph, dropped, exact=compensation in ("auto", "exact"))
 
 
-def resolve_compensation(compensation: str, selection: Selection) -> str:
-    """Refuses an unknown compensation, and one that does not go with the selection; says what "auto" is.
+def expect_compensation(compensation: str) -> None:
+    """Refuses an unknown compensation.
 
     Raises:
-        ValueError: If it is unknown, or "exact" with a latency.
+        ValueError: With those that there are.
     """
     if compensation not in get_args(Compensation):
         raise ValueError(f"compensation={compensation!r}: expected one of {', '.join(get_args(Compensation))}")
-    forbidden = selection.max_latency_ms is not None
-    if compensation == "exact" and forbidden:
-        raise ValueError(
-            "compensation='exact' keeps some dead channels, which max_latency_ms does not foresee; use 'fold'"
-        )
-    return ("fold" if forbidden else "exact") if compensation == "auto" else compensation
-
-
-def _stopwatch(model: nn.Module, graph: ChannelGraph, example_inputs: object) -> Callable[[Tensor], float] | None:
-    """Times a copy of the model without given groups, in milliseconds; None without inputs to time it with."""
-
-    def measure(dropped: Tensor) -> float:
-        slim = copy.deepcopy(model)
-        apply_plan(slim, make_plan(graph, dropped))
-        return latency_ms(slim, example_inputs)
-
-    return None if example_inputs is None else measure

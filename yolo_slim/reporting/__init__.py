@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from yolo_slim.reporting.tables import exports_markdown as exports_markdown
     from yolo_slim.reporting.tables import exports_table as exports_table
     from yolo_slim.reporting.tables import layers_table as layers_table
+    from yolo_slim.reporting.tables import runtimes_markdown as runtimes_markdown
+    from yolo_slim.reporting.tables import runtimes_table as runtimes_table
     from yolo_slim.reporting.tables import states_markdown as states_markdown
     from yolo_slim.reporting.tables import states_table as states_table
 
@@ -23,6 +25,7 @@ __getattr__, __dir__, __all__ = face(
     {
         "html": "write_report",
         "plots": "gamma_histograms training_curves",
-        "tables": "ExportRow StateRow exports_markdown exports_table layers_table states_markdown states_table",
+        "tables": "ExportRow StateRow exports_markdown exports_table layers_table runtimes_markdown runtimes_table "
+        "states_markdown states_table",
     },
 )

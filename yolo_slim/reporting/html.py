@@ -8,7 +8,15 @@ from html import escape
 from pathlib import Path
 
 from yolo_slim.files import write_whole
-from yolo_slim.reporting.tables import LAYERS_HEADER, STATES_HEADER, LayerRow, StateRow, layers_cells, states_cells
+from yolo_slim.reporting.tables import (
+    LAYERS_HEADER,
+    STATES_HEADER,
+    LayerRow,
+    StateRow,
+    layers_cells,
+    runtimes_cells,
+    states_cells,
+)
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64em; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -49,6 +57,8 @@ def write_report(
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
     if rows:
         parts += ["<h2>States</h2>", _table(STATES_HEADER, states_cells(rows))]
+    if by_runtime := runtimes_cells(rows):
+        parts += ["<h2>Latency by runtime</h2>", _table(by_runtime[0], by_runtime[1:])]
     parts += [_figure(caption, Path(image)) for caption, image in images.items()]
     if layers:
         parts += ["<h2>Channels per layer</h2>", _table(LAYERS_HEADER, layers_cells(layers))]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich import box
@@ -50,6 +50,8 @@ class StateRow:
     """Median milliseconds of one forward pass."""
     small_gammas: float | None = None
     """Share of the gammas with an absolute value below 1e-2, in [0, 1]."""
+    runtimes: Mapping[str, float] = field(default_factory=dict)
+    """Milliseconds of one forward pass in other runtimes, by their names."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,48 @@ def states_table(rows: Sequence[StateRow]) -> Table:
 def states_markdown(rows: Sequence[StateRow]) -> str:
     """The states side by side, as a GitHub table that ends with a newline."""
     return _markdown(STATES_HEADER, states_cells(rows))
+
+
+def runtimes_cells(rows: Sequence[StateRow]) -> list[list[str]]:
+    """Milliseconds in every runtime, with the change against the first row called baseline.
+
+    Returns:
+        The header, then one list per row; empty where nothing but PyTorch was measured.
+
+    Example:
+        >>> baseline = StateRow("baseline", 3_140_000, 2.19, 0.9, 0.9, 0.9, 0.7, 20.0, runtimes={"onnxruntime": 10.0})
+        >>> slim = StateRow("slim", 471_000, 1.04, 0.9, 0.9, 0.9, 0.7, 12.0, runtimes={"onnxruntime": 5.5})
+        >>> runtimes_cells([baseline, slim])
+        [['State', 'torch', 'onnxruntime'],
+         ['baseline', '20.0 ms', '10.0 ms'],
+         ['slim', '12.0 ms (-40.0%)', '5.5 ms (-45.0%)']]
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.runtimes))
+    if not names:
+        return []
+    columns = [{"torch": row.latency_ms, **row.runtimes} for row in rows]
+    first = next((times for row, times in zip(rows, columns, strict=True) if row.state == "baseline"), {})
+    cells = [["State", "torch", *names]]
+    for row, times in zip(rows, columns, strict=True):
+        line = [row.state]
+        for name in cells[0][1:]:
+            now, before = times.get(name, math.nan), first.get(name, math.nan)
+            change = "" if math.isnan(before) or now == before else f" ({100 * (now / before - 1):+.1f}%)"
+            line.append(_number(now, ".1f", f" ms{change}"))
+        cells.append(line)
+    return cells
+
+
+def runtimes_table(rows: Sequence[StateRow]) -> Table | None:
+    """Milliseconds in every runtime, for a terminal; None where nothing but PyTorch was measured."""
+    cells = runtimes_cells(rows)
+    return _rich(cells[0], cells[1:]) if cells else None
+
+
+def runtimes_markdown(rows: Sequence[StateRow]) -> str:
+    """The same as a GitHub table that ends with a newline; empty where nothing but PyTorch was measured."""
+    cells = runtimes_cells(rows)
+    return _markdown(cells[0], cells[1:]) if cells else ""
 
 
 def layers_cells(layers: Sequence[LayerRow]) -> list[list[str]]:

@@ -9,8 +9,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolo_slim.detection import load_network
-from yolo_slim.pruning import gamma_magnitudes, latencies_ms, profile, small_share
+from yolo_slim.detection import as_deployed, load_network
+from yolo_slim.pruning import (
+    RUNTIMES,
+    Latency,
+    expect_runtime,
+    forward_in,
+    gamma_magnitudes,
+    profile,
+    small_share,
+    times_in_turn,
+)
+from yolo_slim.wording import say
 
 
 @dataclass(frozen=True)
@@ -32,13 +42,40 @@ def size_of(net: nn.Module, imgsz: int) -> Size:
     return Size(measured.parameters, measured.gflops, small_share(gamma_magnitudes(net)))
 
 
-def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str, float]:
-    """The median milliseconds per image of several networks as they are deployed.
+def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str, dict[str, float]]:
+    """Milliseconds per image of several networks as they are deployed, in every runtime that is installed.
 
     Each is fused (BatchNorm folded into its convolution) as Ultralytics does before that, and run on the device at hand
-    with one image per batch, in turn with the others.
+    with one image per batch, in turn with the others. A runtime that cannot run one of them is left out, and said.
+
+    Args:
+        paths: By any key the file of a network.
+        imgsz: Side of the images in pixels.
+
+    Returns:
+        Name of the runtime -> key -> milliseconds; "torch" comes first.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.rand(1, 3, imgsz, imgsz, device=device)
-    nets = {key: load_network(path).eval().fuse(verbose=False).to(device) for key, path in paths.items()}
-    return latencies_ms({key: (net, images) for key, net in nets.items()})
+    images = torch.zeros(1, 3, imgsz, imgsz, device=device)
+    nets = {key: as_deployed(load_network(path)).to(device) for key, path in paths.items()}
+    found: dict[str, dict[str, float]] = {}
+    for name in RUNTIMES:
+        latency = Latency(name)
+        if unavailable(latency, device):
+            continue
+        try:
+            forwards = {key: forward_in(latency, net, images) for key, net in nets.items()}
+        except Exception as error:  # runtimes raise what they like, and a run of hours does not end by one
+            say(f"not timed in {name}: {next(iter(str(error).splitlines()), type(error).__name__)}")
+            continue
+        found[name] = times_in_turn(forwards)
+    return found
+
+
+def unavailable(latency: Latency, device: torch.device) -> bool:
+    """Whether a runtime is not installed, or does not run on the device."""
+    try:
+        expect_runtime(latency)
+    except ValueError:
+        return True
+    return latency.runtime == "openvino" and device.type != "cpu"

@@ -222,7 +222,13 @@ class Recipe:
             paths[phase] = _sound([recorded, *kept], load_network) or str(recorded)
         times = deployed_latencies(paths, self._imgsz)
         fields = ("state", "parameters", "gflops", *SCORE_NAMES, "small_gammas")
-        rows = [StateRow(**{k: r[k] for k in fields}, latency_ms=times[p]) for p, r in results.items()]
+        others = [name for name in times if name != "torch"]
+        rows = [
+            StateRow(
+                **{k: r[k] for k in fields}, latency_ms=times["torch"][p], runtimes={n: times[n][p] for n in others}
+            )
+            for p, r in results.items()
+        ]
         checkpoints = {r["state"]: paths[p] for p, r in results.items()}
         write_results(self.folder, rows, checkpoints, str(self.settings.data.data), self._imgsz)
         return RecipeResult(rows, checkpoints)

@@ -15,7 +15,14 @@ from yolo_slim.detection import SCORE_NAMES, load_network
 from yolo_slim.documents import read_yaml
 from yolo_slim.files import whole, write_whole
 from yolo_slim.pruning import gamma_magnitudes
-from yolo_slim.reporting import StateRow, gamma_histograms, states_markdown, training_curves, write_report
+from yolo_slim.reporting import (
+    StateRow,
+    gamma_histograms,
+    runtimes_markdown,
+    states_markdown,
+    training_curves,
+    write_report,
+)
 
 METRICS = "metrics.csv"
 FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
@@ -33,14 +40,14 @@ def write_results(
         data: What it was trained on, for the page.
         imgsz: Side of the images in pixels.
     """
-    write_whole(folder / "results.md", states_markdown(rows))
+    write_whole(folder / "results.md", "\n".join(filter(None, (states_markdown(rows), runtimes_markdown(rows)))))
     pruning = folder / "prune" / "pruning.yaml"
     remedy = "delete it, and the page comes without the table of its layers"
     layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     notes = [
         f"Data: {data}, images of {imgsz} pixels.",
-        f"Latency: median of one image per batch on {device}, {torch.get_num_threads()} threads, BatchNorm fused.",
+        f"Latency: one image per batch on {device}, {torch.get_num_threads()} threads, BatchNorm fused.",
     ]
     title = f"yolo_slim: {folder.name}"
     page = folder / "report.html"

@@ -29,6 +29,9 @@ OF_THE_MACHINE = {
 #: Settings that version 0.1.0 did not have, and what it did.
 UNKNOWN_TO_0_1_0: dict[str, Any] = {
     **{"sparse.sparsity.choose": "none", "data.rect": False, "data.fraction": 1.0, "data.augment.multi_scale": 0.0},
+    "prune.selection.max_latency": None,
+    **{"prune.latency.runtime": "torch", "prune.latency.threads": None},
+    **{"prune.latency.batch": None, "prune.latency.imgsz": None},
     **{f"{phase}.hyp.cls_pw": 0.0 for phase in ("baseline", "sparse", "finetune")},
 }
 

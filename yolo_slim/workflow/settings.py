@@ -7,7 +7,7 @@ from typing import Any
 
 from yolo_slim.callbacks import GammaSparsity, check_epochs
 from yolo_slim.detection import Hyperparameters, YOLODataModule
-from yolo_slim.pruning import Compensation, Importance, Selection, resolve_compensation
+from yolo_slim.pruning import Compensation, Importance, Selection, expect_compensation
 
 #: Trainer arguments that the recipe sets itself.
 OWN_TRAINER_ARGUMENTS = frozenset(
@@ -36,7 +36,7 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         """Checks the compensation."""
-        resolve_compensation(self.compensation, self.selection)
+        expect_compensation(self.compensation)
 
     @property
     def needs_images(self) -> bool:

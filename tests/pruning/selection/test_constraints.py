@@ -10,6 +10,7 @@ from tests.helpers.pruned import PRUNABLE_NAMES, chain, kept, scores_for, toy
 from tests.helpers.yolo_nets import yolo, yolo_passes
 from yolo_slim.pruning import CostModel, Selection, gamma_importance, make_plan, select, trace
 from yolo_slim.pruning.selection.constraints import Constraints
+from yolo_slim.pruning.selection.selection import Widths
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +87,20 @@ def test_a_detector_keeps_multiples(detector, round_to, scope):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), round_to=st.sampled_from([1, 8]), first=st.floats(0, 1), second=st.floats(0, 1))
-def test_more_that_is_chosen_is_never_less_that_is_dropped(detector, seed, round_to, first, second):
+@given(
+    seed=st.integers(0, 10**6),
+    widths=st.sampled_from([Widths(1), Widths(8), Widths(16, least=16)]),
+    first=st.floats(0, 1),
+    second=st.floats(0, 1),
+)
+def test_more_that_is_chosen_is_never_less_that_is_dropped(detector, seed, widths, first, second):
     _, graph = detector
     candidates = ~graph.fixed.numpy()
     order = np.flatnonzero(candidates)
     np.random.default_rng(seed).shuffle(order)
     rank = np.full(graph.num_groups, len(order))
     rank[order] = np.arange(len(order))
-    rules = Constraints(graph, candidates, rank, 8, round_to)
+    rules = Constraints(graph, candidates, rank, 8, widths)
     fewer, more = (np.zeros(graph.num_groups, bool) for _ in range(2))
     fewer[order[: int(min(first, second) * len(order))]] = True
     more[order[: int(max(first, second) * len(order))]] = True

@@ -51,7 +51,7 @@ def test_local_takes_coupled_layers_together_and_halves_apart():
 
 def test_local_ratio_of_a_detector(detector):
     model, graph = detector
-    selected = select(graph, gamma_importance(model, graph), Selection(0.5, min_channels=1, scope="local"))
+    selected = select(graph, gamma_importance(model, graph), Selection(0.5, min_channels=1, round_to=1, scope="local"))
     prunable = [layer for layer in graph.prunable_layers() if layer.prunable.all()]
     assert len(prunable) == 57
     assert all(share_kept(graph, selected, layer.module) == 0.5 for layer in prunable)
@@ -113,7 +113,7 @@ def test_a_pattern_that_matches_half_of_a_layer_takes_the_other_half_along(detec
 @pytest.mark.parametrize("pattern", ["model.4", "model.4.*", "model.4.cv?.bn"])
 def test_containers_match_as_in_ignore(detector, pattern):
     model, graph = detector
-    selected = select(graph, gamma_importance(model, graph), Selection(0.5, ratios={pattern: 0}))
+    selected = select(graph, gamma_importance(model, graph), Selection(0.5, ratios={pattern: 0}, round_to=1))
     inside = [groups for name, groups in graph.layers.items() if name.startswith("model.4.cv")]
     assert len(inside) == 2
     assert not any(selected.dropped[groups].any() for groups in inside)

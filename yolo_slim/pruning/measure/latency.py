@@ -35,7 +35,7 @@ def latency_ms(model: nn.Module, example_inputs: object, repeats: int = 20) -> f
     """
     _check_repeats(repeats)
     arguments = positional(example_inputs)
-    device = _device(model, arguments)
+    device = device_of(model, arguments)
 
     def wait() -> None:
         if device.type != "cpu":  # kernels run on after the call that starts them
@@ -43,7 +43,7 @@ def latency_ms(model: nn.Module, example_inputs: object, repeats: int = 20) -> f
 
     with restored(model):
         model.eval()
-        return _median_time(lambda: model(*arguments), wait, repeats)
+        return median_time(lambda: model(*arguments), wait, repeats)
 
 
 def latencies_ms(models: Mapping[K, tuple[nn.Module, Any]], rounds: int = 5, repeats: int = 10) -> dict[K, float]:
@@ -82,37 +82,56 @@ def onnx_latency_ms(model: nn.Module, example_inputs: object, repeats: int = 20)
     """
     _check_repeats(repeats)
     session = onnx_session(model, example_inputs)
-    device = _device(model, positional(example_inputs)).type
-    return _median_time(_bound(session, example_inputs, device), lambda: None, repeats)
+    device = device_of(model, positional(example_inputs)).type
+    return median_time(bound(session, example_inputs, device), lambda: None, repeats)
 
 
-def onnx_session(model: nn.Module, example_inputs: object) -> Any:
-    """The ``onnxruntime.InferenceSession`` that :func:`onnx_latency_ms` times; arguments and errors as there."""
+def onnx_session(model: nn.Module, example_inputs: object, threads: int | None = None, tensorrt: bool = False) -> Any:
+    """The ``onnxruntime.InferenceSession`` that :func:`onnx_latency_ms` times; arguments and errors as there.
+
+    Args:
+        model: The model.
+        example_inputs: Its inputs.
+        threads: Threads on a CPU; by default as many as PyTorch uses.
+        tensorrt: Run it by ONNX Runtime's TensorRT provider, in half precision where the GPU has it.
+    """
     try:
         import onnx  # noqa: F401  # PyTorch's exporter needs it
         import onnxruntime
     except ImportError as error:
         raise ImportError(f"{error}; onnx_latency_ms needs two packages: pip install onnx onnxruntime") from error
-    arguments = positional(example_inputs)
-    device = _device(model, arguments).type
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, device)
+    device = device_of(model, positional(example_inputs)).type
+    provider: Any = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, device)
+    if tensorrt:
+        provider = "TensorrtExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
         raise ValueError(
-            f"the model is on {device}, which the installed ONNX Runtime does not support;"
-            " install onnxruntime-gpu for CUDA, or move the model and the inputs to the CPU"
+            f"the model is on {device}, where the installed ONNX Runtime has no {provider};"
+            " install onnxruntime-gpu for CUDA and TensorRT, or move the model and the inputs to the CPU"
         )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    providers = [(provider, {"trt_fp16_enable": True}), "CUDAExecutionProvider"] if tensorrt else [provider]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_onnx(model, example_inputs, path)
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def write_onnx(model: nn.Module, example_inputs: object, path: Path) -> None:
+    """Exports the model as it is in eval mode, for inputs of this size alone; it comes back as it was.
+
+    Raises:
+        ValueError: If it is in float64.
+    """
     for name, parameter in model.named_parameters():
         if parameter.dtype == torch.float64:
             raise ValueError(f"{name} is float64, which ONNX Runtime has no convolutions for; call model.float() first")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    with tempfile.TemporaryDirectory() as folder, restored(model), warnings.catch_warnings():
+    with restored(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sizes become constants is wanted here: one size is timed
-        path = str(Path(folder) / "model.onnx")
         # The exporter that traces: unlike the one on torch.export it needs no further package.
-        torch.onnx.export(model.eval(), arguments, path, dynamo=False)
-        return onnxruntime.InferenceSession(path, options, providers=[provider])
+        torch.onnx.export(model.eval(), positional(example_inputs), str(path), dynamo=False)
 
 
 def positional(example_inputs: object) -> tuple:
@@ -120,7 +139,7 @@ def positional(example_inputs: object) -> tuple:
     return example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
 
 
-def _bound(session: Any, example_inputs: Any, device: str) -> Callable[[], None]:
+def bound(session: Any, example_inputs: Any, device: str) -> Callable[[], None]:
     """A run of a session whose inputs lie on the device already and whose outputs stay there."""
     import onnxruntime
 
@@ -139,7 +158,8 @@ def _check_repeats(repeats: int) -> None:
         raise ValueError(f"repeats={repeats}: expected at least 1")
 
 
-def _median_time(run: Callable[[], object], wait: Callable[[], None], repeats: int) -> float:
+def median_time(run: Callable[[], object], wait: Callable[[], None], repeats: int) -> float:
+    """The median milliseconds of a run that ends when ``wait`` returns, after three that do not count."""
     times = []
     for _ in range(WARM_UP + repeats):
         wait()
@@ -150,7 +170,7 @@ def _median_time(run: Callable[[], object], wait: Callable[[], None], repeats: i
     return 1000 * median(times[WARM_UP:])
 
 
-def _device(model: nn.Module, arguments: tuple) -> torch.device:
+def device_of(model: nn.Module, arguments: tuple) -> torch.device:
     """Where the model lies; for one without parameters, where its inputs do."""
     tensors = [*model.parameters(), *(t for t in leaves(arguments) if isinstance(t, Tensor))]
     return tensors[0].device if tensors else torch.device("cpu")

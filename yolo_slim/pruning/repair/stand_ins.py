@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -68,3 +69,56 @@ def select_beside_stand_ins(
                 "min_channels"
             )
     return selected, kept
+
+
+@dataclass(frozen=True)
+class Found:
+    """What goes, and what is done about its constants.
+
+    Attributes:
+        selected: What goes.
+        kept: Bool (num_groups,), dead channels that stay for exact compensation.
+        compensation: "none", "fold" or "exact".
+    """
+
+    selected: Selected
+    kept: Tensor
+    compensation: str
+
+
+def select_compensated(
+    model: nn.Module,
+    graph: ChannelGraph,
+    scores: Tensor,
+    selection: Selection,
+    cost: CostModel | None,
+    compensation: str,
+) -> Found:
+    """Selects with room for the dead channels that exact compensation keeps, where a budget or a multiple counts them.
+
+    Args:
+        model: The model; stays as it is.
+        graph: Its channel graph.
+        scores: (num_groups,), higher = keep.
+        selection: What to drop.
+        cost: As for :func:`select`.
+        compensation: "none", "fold", "exact", or "auto": exact, but "fold" where a budget or multiple counts and most
+            of the dropped channels live, or dead ones are too many for it.
+
+    Raises:
+        ValueError: As :func:`select` and :func:`select_beside_stand_ins` do.
+    """
+    selected = select(graph, scores, selection, cost)
+    kept = torch.zeros_like(selected.dropped)
+    if compensation not in ("auto", "exact"):
+        return Found(selected, kept, compensation)
+    if not selection.limits and selected.round_to == 1:
+        return Found(selected, kept, "exact")
+    if compensation == "auto" and not mostly_small(model, graph, selected.dropped):
+        return Found(selected, kept, "fold")
+    try:
+        return Found(*select_beside_stand_ins(model, graph, scores, selection, cost, selected), "exact")
+    except ValueError:
+        if compensation == "exact":
+            raise
+        return Found(selected, kept, "fold")

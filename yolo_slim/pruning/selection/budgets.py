@@ -19,7 +19,8 @@ class Budgets:
     Args:
         limits: "max_params", "max_flops" or "max_latency_ms" -> the limit.
         cost: Counts parameters and operations.
-        measure: Bool (num_groups,), the dropped groups -> milliseconds. Asked once for each set of groups.
+        measure: Bool (num_groups,), the dropped groups -> milliseconds, in place of what ``cost`` foresees. Asked once
+            for each set of groups.
 
     Raises:
         ValueError: If a limit cannot be checked because ``cost`` or ``measure`` is missing.
@@ -33,8 +34,11 @@ class Budgets:
         self._measure = measure
         self._times: dict[bytes, float] = {}
         for name in limits:
-            if name == "max_latency_ms" and measure is None:
-                raise ValueError(f"{name}={limits[name]:g} needs a function that times the pruned model: pass measure=")
+            if name == "max_latency_ms" and measure is None and (cost is None or not cost.timed):
+                raise ValueError(
+                    f"{name}={limits[name]:g} needs a cost model with times, or a function that times the pruned "
+                    "model: pass cost=CostModel(..., times=...) or measure="
+                )
             if name != "max_latency_ms" and cost is None:
                 raise ValueError(f"{name}={limits[name]:,.0f} needs the cost of the model: pass cost=CostModel(...)")
 
@@ -44,10 +48,10 @@ class Budgets:
         if name != "max_latency_ms":
             assert self._cost is not None
             return self._cost.params(groups) if name == "max_params" else self._cost.flops(groups)
-        assert self._measure is not None
         key = dropped.tobytes()
         if key not in self._times:
-            self._times[key] = float(self._measure(groups))
+            assert self._measure is not None or self._cost is not None
+            self._times[key] = float((self._measure or self._cost.latency_ms)(groups))  # type: ignore[union-attr]
         return self._times[key]
 
     def met(self, dropped: np.ndarray) -> bool:
@@ -62,8 +66,8 @@ class Budgets:
             drop: Number of chosen candidates -> bool (num_groups,), what is dropped then.
 
         Returns:
-            The smallest number with which all limits are met; with a latency, one that brings a cost within 1% below
-            its limit will do. None if the limits are not met with all.
+            The smallest number with which all limits are met; with a measured latency, one that brings a cost within 1%
+            below its limit will do. None if the limits are not met with all.
         """
         low, high = -1, candidates
         if not self.met(drop(high)):
@@ -75,7 +79,7 @@ class Budgets:
                 low = middle
                 continue
             high = middle
-            if "max_latency_ms" in self.limits and self._reached(dropped):
+            if self._measured and self._reached(dropped):
                 break
         return high
 
@@ -100,7 +104,7 @@ class Budgets:
         dropped = drop(chosen)
         done = np.zeros_like(chosen)
         for group in order[::-1]:
-            if self._reached(dropped) or "max_latency_ms" in self.limits:
+            if self._reached(dropped) or self._measured:
                 break
             if done[group] or not dropped[group]:
                 continue
@@ -112,6 +116,11 @@ class Budgets:
                 for layer in layers:
                     done[layer] |= group in layer
         return chosen
+
+    @property
+    def _measured(self) -> bool:
+        """Whether each look takes long, and another look would show another time."""
+        return "max_latency_ms" in self.limits and self._measure is not None
 
     def _reached(self, dropped: np.ndarray) -> bool:
         return any(self.value(name, dropped) >= CLOSE * limit for name, limit in self.limits.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from yolo_slim.pruning.graph.graph import ChannelGraph, GroupArrays
+from yolo_slim.pruning.selection.selection import Widths
 
 
 class Constraints:
@@ -12,8 +13,8 @@ class Constraints:
 
     1. Floors: every axis of every layer keeps its best ``min_channels``, a part that an attribute counts its best one.
     2. Equal parts: all parts of a constraint keep as many channels as the part that keeps most.
-    3. Multiples: every layer, and every part of a constraint or that an attribute counts, keeps a multiple of
-       ``round_to`` channels, rounded up; one for which that is more than it has keeps all it has.
+    3. Widths: every layer, and every part of a constraint or that an attribute counts, keeps a number of channels that
+       ``round_to`` allows, rounded up.
 
     Groups are only ever taken back, the best first, so that a layer never keeps more when more is chosen.
 
@@ -22,7 +23,7 @@ class Constraints:
         candidates: Bool (num_groups,), groups that may be dropped.
         rank: int64 (num_groups,), place of each candidate in the order of dropping.
         min_channels: Rule 1.
-        round_to: Rule 3; 1 rounds nothing.
+        widths: Rule 3.
 
     Attributes:
         protected: Bool (num_groups,), what rule 1 keeps.
@@ -30,10 +31,9 @@ class Constraints:
     """
 
     def __init__(
-        self, graph: ChannelGraph, candidates: np.ndarray, rank: np.ndarray, min_channels: int, round_to: int
+        self, graph: ChannelGraph, candidates: np.ndarray, rank: np.ndarray, min_channels: int, widths: Widths
     ) -> None:
-        self._rank = rank
-        self._round_to = round_to
+        self._rank, self._widths = rank, widths
         arrays = graph.arrays
         self._constraints = arrays.equal_counts
         parts = [part for constraint in self._constraints for part in constraint]
@@ -41,9 +41,15 @@ class Constraints:
         for part in parts:
             self.equal[part] = True
         self.protected = _protected(arrays, candidates, rank, min_channels)
-        rounded = [*arrays.layers.values(), *parts, *arrays.counted] if round_to > 1 else []
+        rounded = [*arrays.layers.values(), *parts, *arrays.counted]
         distinct = {groups.tobytes(): groups for groups in rounded if candidates[groups].any()}
-        self._rounded = sorted(distinct.values(), key=len)
+        wide = [groups for groups in distinct.values() if len(groups) >= widths.least]
+        self._rounded = sorted(wide, key=len) if widths.multiple > 1 else []
+
+    @property
+    def any_width(self) -> bool:
+        """Whether layers may keep any number of channels."""
+        return not self._rounded
 
     def dropped(self, chosen: np.ndarray) -> np.ndarray:
         """What of the chosen groups, bool (num_groups,), can be dropped."""
@@ -56,8 +62,8 @@ class Constraints:
                 for part, count in zip(parts, kept, strict=True):
                     changed |= self._take_back(dropped, part, max(kept) - count)
             for layer in self._rounded:
-                gone = int(dropped[layer].sum())
-                changed |= self._take_back(dropped, layer, min(gone, -(len(layer) - gone) % self._round_to))
+                stay = len(layer) - int(dropped[layer].sum())
+                changed |= self._take_back(dropped, layer, self._widths.rounded(stay, len(layer)) - stay)
         return dropped
 
     def _take_back(self, dropped: np.ndarray, groups: np.ndarray, channels: int) -> bool:

@@ -46,6 +46,15 @@ class Pool:
         """
         raise NotImplementedError
 
+    def capped(self, count: int, dropped: np.ndarray) -> bool:
+        """Whether the rules keep so many that the request is missed.
+
+        Args:
+            count: As :meth:`choose` returned it.
+            dropped: Bool (num_groups,), what is dropped in the end.
+        """
+        return False
+
     def below(self, count: int, dropped: np.ndarray) -> int:
         """How many of the candidates score below the highest dropped one, or were all asked to go.
 
@@ -71,12 +80,11 @@ class RatioPool(Pool):
     """The lowest groups, as many as make up the largest number of channels that is not above the ratio.
 
     Attributes:
-        ratio: Share of the channels to drop.
-        exactly: Whether further groups fill up what one threshold leaves.
+        ratio: Share of the channels to drop. Where any width is allowed, further groups fill up what one threshold
+            leaves.
     """
 
     ratio: float
-    exactly: bool
 
     @property
     def asked(self) -> float:
@@ -98,13 +106,17 @@ class RatioPool(Pool):
             else:
                 high = middle - 1
         chosen = self.first(low, chosen)
-        if self.exactly:
+        if constraints.any_width:
             chosen[self._further(low, chosen, constraints)] = True
         return low, chosen
 
+    def capped(self, count: int, dropped: np.ndarray) -> bool:
+        """Whether all candidates were asked to go and too many had to stay."""
+        return count == len(self.order) and int(self.members[dropped].sum()) < self.wanted
+
     def below(self, count: int, dropped: np.ndarray) -> int:
         """All candidates where all were asked to go and some had to stay."""
-        if count == len(self.order) and self.members[dropped].sum() < self.wanted:
+        if self.capped(count, dropped):
             return count
         return super().below(count, dropped)
 
@@ -213,7 +225,7 @@ def make_pools(
         elif local:
             pools.append(LocalPool(counted, own, asked_here, share[own]))
         else:
-            pools.append(RatioPool(counted, own, asked_here, exactly=selection.round_to == 1))
+            pools.append(RatioPool(counted, own, asked_here))
     return pools, order
 
 

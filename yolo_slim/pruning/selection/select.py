@@ -13,7 +13,7 @@ from yolo_slim.pruning.selection.budgets import Budgets
 from yolo_slim.pruning.selection.constraints import Constraints
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.pools import Pool, UnreachableError, asked_ratio, make_pools
-from yolo_slim.pruning.selection.selection import Selected, Selection, expect_selection
+from yolo_slim.pruning.selection.selection import Selected, Selection, Widths, expect_selection
 from yolo_slim.wording import brief
 
 
@@ -27,7 +27,8 @@ def select(
     """Drops the groups with the lowest scores, as many as the ratio asks for or the budgets need.
 
     Every layer keeps its best ``min_channels`` channels. Parts that must stay equal keep as many channels as the part
-    that keeps most. Every layer keeps a multiple of ``round_to``, see :class:`Constraints`. A ratio counts a group that
+    that keeps most. Every layer keeps a multiple of ``round_to``, see :class:`Constraints`; "auto" is the largest of
+    16, 8 and 1 that what is asked can be reached with. A ratio counts a group that
     has a score as often as it has prunable channels; the largest number not above the asked one is dropped (with
     ``round_to``, of what one threshold gives). A budget is met with the lowest threshold that does; if that ends more
     than 1% below, because ``round_to`` makes large steps, the best channels are taken back where the budget has room
@@ -42,8 +43,9 @@ def select(
         graph: The channel graph.
         scores: (num_groups,), higher = keep; groups with +inf are always kept.
         selection: What to drop.
-        cost: Counts parameters and operations; needed by budgets of these and by ``per``.
-        measure: Bool (num_groups,), the dropped groups -> milliseconds of a forward; needed by ``max_latency_ms``.
+        cost: Counts parameters and operations, foresees milliseconds; needed by budgets of these and by ``per``.
+        measure: Bool (num_groups,), the dropped groups -> milliseconds of a forward, in place of what ``cost``
+            foresees; one of both is needed by ``max_latency_ms``.
 
     Raises:
         ValueError: If the scores do not fit the graph or contain NaN, no channel is prunable, a pattern matches
@@ -59,20 +61,28 @@ def select(
     """
     expect_selection(selection)
     values = _values(graph, scores, selection.per, cost)
-    budgets = Budgets(selection.budgets, cost, measure)
+    dense = {} if cost is None else cost.dense()
+    limits = {name: limit.of_dense(dense.get(name)) for name, limit in selection.limits.items()}
+    budgets = Budgets(limits, cost, measure)
     members = _members(graph, selection, values)
     pools, order = make_pools(graph, selection, members, values, budgets)
     rank = np.full(graph.num_groups, len(order))
     rank[order] = np.arange(len(order))
-    constraints = Constraints(graph, members > 0, rank, selection.min_channels, selection.round_to)
-    chosen, counts = np.zeros(graph.num_groups, bool), []
-    for pool in pools:
-        try:
-            count, chosen = pool.choose(chosen, constraints)
-        except UnreachableError:
-            raise ValueError(_unreachable(graph, pool, chosen, constraints, budgets, selection)) from None
-        counts.append(count)
-    dropped = constraints.dropped(chosen)
+    for widths in selection.widths:
+        constraints = Constraints(graph, members > 0, rank, selection.min_channels, widths)
+        chosen, counts, unreachable = np.zeros(graph.num_groups, bool), [], ""
+        for pool in pools:
+            try:
+                count, chosen = pool.choose(chosen, constraints)
+            except UnreachableError:
+                unreachable = _unreachable(graph, pool, chosen, constraints, budgets, selection.min_channels, widths)
+                break
+            counts.append(count)
+        dropped = constraints.dropped(chosen)
+        if not unreachable and not any(pool.capped(count, dropped) for pool, count in zip(pools, counts, strict=True)):
+            break
+    if unreachable:
+        raise ValueError(unreachable)
 
     below = np.zeros(graph.num_groups, bool)
     for pool, count in zip(pools, counts, strict=True):
@@ -82,15 +92,16 @@ def select(
     return Selected(
         dropped=groups,
         request=str(selection),
-        asked=reached if budgets.limits else asked_ratio(pools),
+        asked=reached if limits else asked_ratio(pools),
         reached=reached,
         threshold=float(values[dropped].max()) if dropped.any() else 0.0,
         held=_per_layer(graph, below & constraints.protected),
         bound=_per_layer(graph, below & chosen & ~constraints.protected & ~dropped),
+        round_to=widths.multiple,
         kept_below=int(members[below & ~dropped].sum()),
         params=None if cost is None else cost.params(groups),
         flops=None if cost is None else cost.flops(groups),
-        latency_ms=budgets.value("max_latency_ms", dropped) if "max_latency_ms" in budgets.limits else None,
+        latency_ms=budgets.value("max_latency_ms", dropped) if "max_latency_ms" in limits else None,
     )
 
 
@@ -114,7 +125,7 @@ def _members(graph: ChannelGraph, selection: Selection, values: np.ndarray) -> n
 def _values(graph: ChannelGraph, scores: Tensor, per: str, cost: CostModel | None) -> np.ndarray:
     """The scores, checked, and divided by what each group saves relative to the mean of the groups that have a score.
 
-    A group that saves nothing counts as saving one parameter or operation.
+    A group that saves nothing counts as saving one parameter or operation, or a thousandth of the mean time.
     """
     if not isinstance(scores, Tensor) or scores.is_complex():
         raise ValueError(f"scores={brief(scores)}: expected a tensor of one number per group, ({graph.num_groups},)")
@@ -128,8 +139,9 @@ def _values(graph: ChannelGraph, scores: Tensor, per: str, cost: CostModel | Non
         return values
     if cost is None:
         raise ValueError(f"per={per!r} needs the cost of the channels: pass cost=CostModel(model, graph, inputs)")
-    saving = cost.saving(per).numpy().clip(min=1.0)
-    finite = np.isfinite(values)
+    saving, finite = cost.saving(per).numpy(), np.isfinite(values)
+    least = 1e-3 * saving[finite].mean() if per == "latency" and saving[finite].any() else 1.0
+    saving = saving.clip(min=least)
     return values / (saving / saving[finite].mean()) if finite.any() else values
 
 
@@ -144,15 +156,16 @@ def _unreachable(
     chosen: np.ndarray,
     constraints: Constraints,
     budgets: Budgets,
-    selection: Selection,
+    min_channels: int,
+    widths: Widths,
 ) -> str:
     """What is reached at best instead of the budgets, and what holds it."""
     free = np.zeros(graph.num_groups, bool)
     free[pool.order] = True
     dropped = constraints.dropped(chosen | free)
     holders = {
-        f"min_channels={selection.min_channels}": free & constraints.protected,
-        f"equal parts and round_to={selection.round_to}": free & ~constraints.protected & ~dropped,
+        f"min_channels={min_channels}": free & constraints.protected,
+        f"equal parts and round_to={widths.multiple}": free & ~constraints.protected & ~dropped,
         "being fixed, spared, ignored, under ratios or without a score": ~free & ~dropped,
     }
     kept = {why: sum(_per_layer(graph, groups).values()) for why, groups in holders.items()}

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from torch import Tensor
 
+from yolo_slim.pruning.measure.runtimes import Latency
+from yolo_slim.pruning.selection.limits import Limit, parse_latency, parse_limit
 from yolo_slim.wording import brief
 
 BUDGETS = ("max_params", "max_flops", "max_latency_ms")
+#: A vector of AVX-512 holds 16 floats. AVX2, NEON and tensor cores in half precision work in 8, which 16 is a multiple
+#: of; integer tensor cores in 16 or 32.
+VECTOR = 16
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How many channels a layer may keep: a multiple, or all that it has.
+
+    Attributes:
+        multiple: Of what.
+        least: Layers of fewer channels keep any number.
+    """
+
+    multiple: int
+    least: int = 1
+
+    def rounded(self, kept: int, channels: int) -> int:
+        """How many of its ``channels`` a layer keeps that would keep so many."""
+        return min(channels, -(-kept // self.multiple) * self.multiple) if channels >= self.least else kept
 
 
 @dataclass
@@ -22,26 +44,32 @@ class Selection:
     ratios: dict[str, float] | list[tuple[str, float]] | None = None
     """Pattern (fnmatch) of module names -> their own ratio, for their output channels, all modules inside and what is
     coupled to them; also as a list of pairs. Of several patterns that match, the last one wins."""
-    max_params: float | None = None
-    """Budget: the most parameters that are left. Of several budgets all are met, the tightest within 1% where the
-    model has steps as small as that."""
-    max_flops: float | None = None
-    """Budget: the most floating-point operations per forward, two per multiply-accumulate."""
+    max_params: float | str | None = None
+    """Budget: the most parameters that are left, or their share of the model as it is, such as "50%". Of several
+    budgets all are met, the tightest within 1% where the model has steps as small as that."""
+    max_flops: float | str | None = None
+    """Budget: the most floating-point operations per forward, two per multiply-accumulate; or a share, "50%"."""
     max_latency_ms: float | None = None
-    """Budget: the longest forward, in milliseconds."""
+    """Budget: the longest forward, in milliseconds, as measured in the runtime of ``latency``."""
+    max_latency: str | None = None
+    """The same as a share of the model as it is, "60%"; "8ms" is ``max_latency_ms`` 8."""
     scope: str = "global"
     """"global" compares all channels and removes the lowest; "local" removes the same fraction from every layer (from
     layers whose channels are coupled, together)."""
     per: str = "channel"
-    """Scores are compared per "channel", or divided by the "flops" or "params" that dropping the channel saves."""
+    """Scores are compared per "channel", or divided by the "flops", "params" or "latency" that dropping the channel
+    saves."""
     min_channels: int = 8
     """Channels that every layer keeps at least on its input and output side; a smaller layer keeps all it has."""
-    round_to: int = 1
-    """Every layer keeps a multiple of this many channels, rounded up; all it has where that would be more."""
+    round_to: int | Literal["auto"] = "auto"
+    """Every layer keeps a multiple of this many channels, rounded up; all it has where that would be more. "auto" is
+    16, which fills a vector unit, in layers of 16 and more; 8 or 1 where what is asked cannot be reached so."""
     shortcuts: str = "couple"
     """"couple" removes channels that meet in a residual addition together; "spare" leaves them all."""
     ignore: tuple[str, ...] = ()
     """Patterns (fnmatch) of module names whose output channels stay, with all modules inside."""
+    latency: Latency = field(default_factory=Latency)
+    """Where and how a latency is measured."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -50,15 +78,18 @@ class Selection:
         for pattern, ratio in self.ratio_list:
             if not 0 <= ratio < 1:
                 raise ValueError(f"ratios: {pattern!r} has {ratio}, expected a fraction in [0, 1)")
-        for name, limit in self.budgets.items():
-            if not limit > 0:
-                raise ValueError(f"{name}={limit}: expected a number above 0")
-        for name in ("min_channels", "round_to"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        for name in ("max_params", "max_flops"):
+            setattr(self, name, parse_limit(name, getattr(self, name)))
+        if self.max_latency is not None and self.max_latency_ms is not None:
+            raise ValueError(f"max_latency={self.max_latency} beside max_latency_ms={self.max_latency_ms}: give one")
+        self.max_latency_ms, self.max_latency = parse_latency(self.max_latency_ms, self.max_latency)
+        if self.min_channels < 1:
+            raise ValueError(f"min_channels={self.min_channels}: expected at least 1")
+        if self.round_to != "auto" and (isinstance(self.round_to, str) or self.round_to < 1):
+            raise ValueError(f"round_to={self.round_to!r}: expected 'auto' or a number of at least 1")
         for name, allowed in (
             ("scope", ("global", "local")),
-            ("per", ("channel", "flops", "params")),
+            ("per", ("channel", "flops", "params", "latency")),
             ("shortcuts", ("couple", "spare")),
         ):
             if getattr(self, name) not in allowed:
@@ -76,14 +107,43 @@ class Selection:
         return [(pattern, ratio) for pattern, ratio in pairs]
 
     @property
-    def budgets(self) -> dict[str, float]:
-        """The budgets that are given, by the names of their fields."""
-        return {name: limit for name in BUDGETS if (limit := getattr(self, name)) is not None}
+    def limits(self) -> dict[str, Limit]:
+        """The budgets that are given, by the names of their fields; a latency as "max_latency_ms"."""
+        given = {name: getattr(self, name) for name in BUDGETS} | (
+            {} if self.max_latency is None else {"max_latency_ms": self.max_latency}
+        )
+        return {name: Limit.of(value) for name, value in given.items() if value is not None}
 
     @property
     def needs_example(self) -> bool:
         """Whether it depends on the size of the inputs that the model will be used with."""
-        return bool(self.budgets) or self.per != "channel"
+        return bool(self.limits) or self.per != "channel"
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether it depends on how long layers take."""
+        return self.per == "latency" or "max_latency_ms" in self.limits
+
+    def without_times(self) -> Selection:
+        """The same without what only a clock can tell: no latency, and scores per FLOPs in place of milliseconds."""
+        per = "flops" if self.per == "latency" else self.per
+        return replace(self, max_latency=None, max_latency_ms=None, per=per)
+
+    @property
+    def widths(self) -> list[Widths]:
+        """What ``round_to`` allows, the first that can reach what is asked."""
+        if self.round_to == "auto":
+            return [Widths(multiple, least=VECTOR) for multiple in (VECTOR, VECTOR // 2, 1)]
+        return [Widths(int(self.round_to))]
+
+    def in_numbers(self, dense: Mapping[str, float]) -> Selection:
+        """The same with numbers in place of shares.
+
+        Args:
+            dense: What the model costs as it is, by the names of :data:`BUDGETS`.
+        """
+        numbers: dict[str, Any] = {name: limit.of_dense(dense.get(name)) for name, limit in self.limits.items()}
+        return replace(self, max_latency=None, **numbers)
 
     def scaled(self, share: float, dense: Mapping[str, float] | None = None) -> Selection:
         """A part of the way: every ratio multiplied by ``share``, in [0, 1], and budgets that much nearer.
@@ -92,19 +152,20 @@ class Selection:
             share: 0 asks for nothing, 1 for all of it.
             dense: What the model costs as it is, by the names of the budgets.
         """
+        dense = dense or {}
+        numbers = self.in_numbers(dense)
         limits: dict[str, Any] = {}
-        for name, limit in self.budgets.items():
-            limits[name] = limit + (1 - share) * max(0.0, (dense or {})[name] - limit)
+        for name, limit in numbers.limits.items():
+            limits[name] = limit.value + (1 - share) * max(0.0, dense[name] - limit.value)
         ratios = [(pattern, share * ratio) for pattern, ratio in self.ratio_list]
-        return replace(self, ratio=share * self.ratio, ratios=ratios, **limits)
+        return replace(numbers, ratio=share * self.ratio, ratios=ratios, **limits)
 
     def __str__(self) -> str:
         """What is asked, for people: "50.0% of the channels, 0.0% in model.22"."""
-        units = {"max_params": "parameters", "max_flops": "FLOPs", "max_latency_ms": "ms"}
-        asked = " and ".join(f"{limit:,.10g} {units[name]}" for name, limit in self.budgets.items())
+        asked = " and ".join(limit.words(name) for name, limit in self.limits.items())
         asked = f"at most {asked}" if asked else f"{self.ratio:.1%} of the channels"
         if self.scope == "local":
-            asked += " of every layer" if not self.budgets else " at one ratio for every layer"
+            asked += " of every layer" if not self.limits else " at one ratio for every layer"
         return ", ".join([asked, *(f"{ratio:.1%} in {pattern}" for pattern, ratio in self.ratio_list)])
 
 
@@ -122,6 +183,7 @@ class Selected:
         held: Layer -> number of channels that score below the threshold and are kept by ``min_channels``.
         bound: Layer -> number of channels that score below the threshold and are kept because parts must stay equal
             or because of ``round_to``.
+        round_to: The multiple that layers keep.
         kept_below: Number of prunable channels that score below the threshold and are kept: what the rules cost.
         params: Parameters that are left, None where no cost model was given.
         flops: Floating-point operations of a forward that are left, None where no cost model was given.
@@ -135,6 +197,7 @@ class Selected:
     threshold: float
     held: dict[str, int]
     bound: dict[str, int]
+    round_to: int
     kept_below: int
     params: int | None = None
     flops: int | None = None

@@ -35,11 +35,10 @@ class Choice:
         dense: What the model costs as it is, by the names of the budgets; empty without ``cost``.
 
     Raises:
-        ValueError: If the selection asks for a latency, or ``cost`` is missing.
+        ValueError: If ``cost`` is missing.
     """
 
     def __init__(self, graph: ChannelGraph, selection: Selection, cost: CostModel | None = None) -> None:
-        self.check(selection)
         if cost is None and selection.needs_example:
             raise ValueError(f"choosing channels for {selection} needs the cost of the model: pass cost=CostModel(...)")
         self.selection = selection
@@ -49,21 +48,7 @@ class Choice:
         self._scores: Tensor | None = None
         self._towards = self.chosen  # what a prune would take, and the layers that were at rest when it was asked
         self._rested: list[str] | None = None
-        names = {} if cost is None else {"max_params": cost.params, "max_flops": cost.flops}
-        self.dense = {name: count(self.chosen) for name, count in names.items()}
-
-    @staticmethod
-    def check(selection: Selection) -> None:
-        """Refuses what channels cannot be chosen for.
-
-        Raises:
-            ValueError: If the selection asks for a latency.
-        """
-        if selection.max_latency_ms is not None:
-            raise ValueError(
-                f"no channels can be chosen for max_latency_ms={selection.max_latency_ms:g}, which only a pruned model "
-                "can show; give a ratio, max_params or max_flops"
-            )
+        self.dense = {} if cost is None else cost.dense()
 
     @property
     def ranked(self) -> bool:

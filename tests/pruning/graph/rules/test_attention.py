@@ -53,7 +53,7 @@ def test_keys_and_values_go_in_every_head() -> None:
     scores = torch.full((graph.num_groups,), torch.inf, dtype=torch.float64)
     scores[heads[0][:4]] = torch.tensor([1.0, 2.0, 5.0, 6.0], dtype=torch.float64)
     scores[heads[0][8:]] = torch.tensor([5.0, 1.0, 6.0, 7.0, 2.0, 3.0], dtype=torch.float64)
-    prune(net, graph, Selection(ratio=5 / int((scores < torch.inf).sum()), min_channels=1), scores)
+    prune(net, graph, Selection(ratio=5 / int((scores < torch.inf).sum()), min_channels=1, round_to=1), scores)
     assert (net.heads, net.key, net.value) == (2, 2, 3)
     assert net.qkv[0].weight.shape[0] == 2 * (2 * 2 + 3)
     assert net.project.weight.shape[1] == 2 * 3
@@ -100,5 +100,5 @@ def test_parts_that_several_passes_report_count_once() -> None:
     groups = graph.gammas["enter.1"]
     scores[groups[:8]] = torch.tensor([1.0, 2, 3, 4, 9, 9, 9, 9], dtype=torch.float64)
     scores[groups[8:]] = torch.tensor([1.5, 2.5, 8, 8, 8, 8, 8, 8], dtype=torch.float64)
-    dropped = select(graph, scores, Selection(ratio=6 / 16, min_channels=1)).dropped
+    dropped = select(graph, scores, Selection(ratio=6 / 16, min_channels=1, round_to=1)).dropped
     assert [int(dropped[half].sum()) for half in groups.view(2, 8)] == [3, 3]
