@@ -16,10 +16,10 @@ from yolo_slim.pruning.surgery.silence import silence
 from yolo_slim.pruning.surgery.verify import TOLERANCE, verify
 
 SELECTIONS = [
-    Selection(0.5),
+    Selection(0.5, round_to=1),
     Selection(0.9),
-    Selection(0.99, min_channels=1, round_to=1),
-    Selection(0.4, shortcuts="spare"),
+    Selection(0.99, min_channels=1),
+    Selection(0.4, shortcuts="spare", round_to=1),
 ]
 
 

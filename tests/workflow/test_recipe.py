@@ -176,8 +176,8 @@ def test_a_run_that_is_going_on_is_not_started_twice(straight, config, monkeypat
     [
         (["--sparse.epochs", "0"], "sparse.epochs=0: expected at least 1"),
         (
-            ["--sparse.sparsity.penalty", "growing", "--prune.selection.max_latency_ms", "3"],
-            "no channels can be chosen for max_latency_ms=3",
+            ["--prune.latency.runtime", "tensorrt", "--prune.selection.max_latency", "60%"],
+            "latency.runtime=tensorrt",
         ),
         (["--prune.selection.ignore", "[model.*]"], "no prunable gamma"),
         (["--prune.selection.max_params", "0.001"], "max_params"),

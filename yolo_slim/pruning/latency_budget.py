@@ -16,6 +16,7 @@ from yolo_slim.pruning.measure.layer_times import layer_times
 from yolo_slim.pruning.measure.runtimes import Latency, forward_in, times_in_turn
 from yolo_slim.pruning.measure.times_cache import TimesCache
 from yolo_slim.pruning.repair.stand_ins import Found
+from yolo_slim.pruning.selection.budgets import AIM
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.select import select
 from yolo_slim.pruning.selection.selection import Selection
@@ -25,8 +26,8 @@ from yolo_slim.pruning.surgery.plan import make_plan
 #: Turns a copy of a model into what is deployed; may change the copy.
 Deployed = Callable[[nn.Module], nn.Module]
 
-#: A latency is met from this share of the limit on; what is aimed at lies between.
-MET, AIM = 0.97, 0.985
+#: A latency is met from this share of the limit on.
+MET = 0.97
 #: How often a smaller model is measured before the best of them is taken.
 TRIES = 8
 
@@ -122,9 +123,9 @@ def select_within(
     dense = cost.dense()["max_latency_ms"]
     asked = selection.limits["max_latency_ms"]
     limit = asked.of_dense(dense)
-    # What is foreseen of a model that met the limit and of one that did not; what is asked for next lies between.
+    # Of a model that met the limit and of one that did not what is foreseen; what is asked for next lies between.
     met, missed = 0.0, float("inf")
-    best, slowest, reached, aim = None, 0.0, 0.0, AIM * limit
+    best, slowest, reached, aim = None, 0.0, 0.0, limit
     for _ in range(TRIES):
         try:
             found = choose(replace(selection, max_latency=None, max_latency_ms=aim))
@@ -133,7 +134,7 @@ def select_within(
                 raise
             break
         selected = found.selected
-        foreseen = cost.latency_ms(selected.dropped)
+        foreseen = cost.latency_ms(selected.dropped) / AIM
         before, now = stopwatch.times(selected.dropped)
         reached = now / before * dense if asked.share else now
         if slowest < reached <= limit:

@@ -10,12 +10,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.helpers.clocks import count_time, model_ms
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, GammaSparsity, WeightEMA
 from yolo_slim.pruning import Selection
@@ -163,22 +165,24 @@ def every_fit() -> dict[str, dict[str, Any]]:
 
 
 def prune_to_milliseconds() -> dict[str, Any]:
-    """A prune to a latency that each rank measures differently."""
+    """A sparse phase and a prune towards a latency, which each rank measures differently."""
     rank, model = int(os.environ["LOCAL_RANK"]), Toy()
-    pruning = sys.modules["yolo_slim.pruning.pipeline"]
-    measure = pruning.latency_ms
-    pruning.latency_ms = lambda net, *_: sum(p.numel() for p in net.parameters()) * (1 + rank)
-    budget = 0.6 * sum(p.numel() for p in model.parameters())
+    selection = Selection(max_latency_ms=0.8 * model_ms(model.eval(), model.example_input_array), min_channels=2)
     images = DataLoader(toy_loader(STEPS * BATCH).dataset, batch_size=BATCH)
-    with tempfile.TemporaryDirectory() as folder:
-        callback = ChannelPruning(selection=Selection(max_latency_ms=budget, min_channels=2), dirpath=folder)
-        toy_trainer(folder, devices=2, strategy="ddp", max_epochs=1, callbacks=[callback]).fit(model, images)
-    pruning.latency_ms = measure
-    report = callback.report
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setenv("XDG_CACHE_HOME", f"{folder}/cache")
+        count_time(patch, factor=1 + rank)
+        callbacks = [GammaSparsity("growing", selection=selection), ChannelPruning(selection=selection, dirpath=folder)]
+        trainer = toy_trainer(folder, devices=2, strategy="ddp", max_epochs=EPOCHS, callbacks=callbacks)
+        trainer.fit(model.train(), images)
+    report = callbacks[-1].report
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "structure": getattr(model, "slim_structure", {}),
         "share": report.parameters_after / report.parameters_before,
+        "latency_ms": report.latency_ms,
+        "limit": selection.max_latency_ms,
+        "threshold": report.threshold,
     }
 
 

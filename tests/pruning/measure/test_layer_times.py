@@ -54,7 +54,7 @@ def timed(net, cache=None):
 def test_every_layer_that_runs_is_timed_over_its_widths(net):
     times, looks = timed(net)
     assert set(times) == {"first", "depthwise", "grouped", "up", "shared", "last"}
-    assert times["first"].ins.tolist() == [3]
+    assert times["first"].ins.tolist() == [1, 2, 3]
     assert times["first"].outs.tolist() == [8, 16, 24, 32]
     assert (times["depthwise"].ins.tolist(), times["depthwise"].outs.tolist()) == ([32], [8, 16, 24, 32])
     assert times["grouped"].ms.shape == (1, 1)
@@ -70,7 +70,6 @@ def test_between_and_beyond_the_widths(net):
     assert shared.at(24, 24) == pytest.approx(full)
     assert shared.at(20, 24) == pytest.approx((shared.at(16, 24) + shared.at(24, 24)) / 2)
     assert shared.at(2, 24) == shared.at(8, 24)
-    assert times["first"].slopes()[0] == 0.0
     assert times["up"].slopes()[0] > 0
 
 

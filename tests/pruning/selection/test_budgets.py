@@ -72,9 +72,9 @@ def test_the_search_finds_the_smallest_number():
             return len(dropped) - int(dropped.sum())
 
     for limit in range(1, 41):
-        budgets = Budgets({"max_params": limit}, Left(), None)
+        budgets = Budgets({"max_params": limit}, Left())
         assert budgets.search(39, lambda count: np.arange(40) < count) == 40 - limit
-    assert Budgets({"max_params": 0.5}, Left(), None).search(39, lambda count: np.arange(40) < count) is None
+    assert Budgets({"max_params": 0.5}, Left()).search(39, lambda count: np.arange(40) < count) is None
 
 
 def test_no_more_is_dropped_than_the_budget_needs():
@@ -132,47 +132,13 @@ def test_what_else_holds_a_budget():
         select(graph, scores, Selection(max_params=1, min_channels=2, ignore=("c1",)), cost)
 
 
-def test_latency_is_measured_until_it_is_close():
-    _, graph = chain(100, 100)
-    scores = scores_for(graph, b0=range(100), b1=range(100, 200))
-    asked = []
-
-    def measure(dropped):
-        asked.append(int(dropped.sum()))
-        return 10.0 - asked[-1] / 20
-
-    selected = select(graph, scores, Selection(max_latency_ms=6.0, min_channels=1, round_to=1), measure=measure)
-    assert 0.99 * 6.0 <= selected.latency_ms <= 6.0
-    assert selected.latency_ms == 10.0 - int(selected.dropped.sum()) / 20
-    assert len(asked) == len(set(asked)) <= 9
-    with pytest.raises(ValueError, match="max_latency_ms=0.01: the smallest that can be reached is 0.1; held by"):
-        select(graph, scores, Selection(max_latency_ms=0.01, min_channels=1, round_to=1), measure=measure)
-
-
-def test_the_model_is_timed_only_where_the_other_budgets_are_met():
-    model, graph = chain(100, 100)
-    cost = CostModel(model, graph, torch.rand(1, 3, 8, 8, dtype=torch.float64))
-    limit = 0.3 * cost.params(torch.zeros(graph.num_groups, dtype=torch.bool))
-    seen = []
-
-    def measure(dropped):
-        seen.append(cost.params(dropped))
-        return 1.0
-
-    selection = Selection(max_params=limit, max_latency_ms=50.0, min_channels=1, round_to=1)
-    selected = select(graph, scores_for(graph, b0=range(100), b1=range(100)), selection, cost, measure)
-    assert seen
-    assert max(seen) <= limit
-    assert 0.99 * limit <= selected.params <= limit
-
-
 def test_what_a_budget_needs():
     model, graph = chain(8)
     scores = scores_for(graph, b0=range(8))
     with pytest.raises(ValueError, match="max_params=100 needs the cost of the model: pass cost="):
         select(graph, scores, Selection(max_params=100))
-    with pytest.raises(ValueError, match="max_latency_ms=5 needs a cost model with times, or a function that times"):
-        select(graph, scores, Selection(max_latency_ms=5))
+    with pytest.raises(ValueError, match="max_latency_ms=5 needs the times of layers: pass cost=CostModel"):
+        select(graph, scores, Selection(max_latency_ms=5), CostModel(model, graph, torch.rand(1, 3, 8, 8).double()))
 
 
 def test_a_budget_that_is_met_already_drops_nothing():

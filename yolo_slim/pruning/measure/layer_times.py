@@ -19,7 +19,7 @@ from yolo_slim.pruning.measure.times_cache import TimesCache
 from yolo_slim.pruning.modules.restored import restored
 from yolo_slim.pruning.modules.torch_private import Convolution, TransposedConvolution
 
-#: Parts of a width at which a layer is timed, and what the widths between them are multiples of.
+#: Parts of a width at which a layer is timed; these are multiples of 8 where it has some.
 PARTS, STEP = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1), 8
 REPEATS = 12
 
@@ -127,7 +127,8 @@ def _widths(layer: Any) -> tuple[list[int], list[int]]:
 
 
 def _points(channels: int) -> list[int]:
-    rounded = {max(STEP, round(channels * part / STEP) * STEP) for part in PARTS}
+    step = STEP if channels >= 2 * STEP else 1
+    rounded = {max(step, round(channels * part / step) * step) for part in PARTS}
     return sorted({width for width in rounded if width < channels} | {channels})
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from yolo_slim.pruning.selection.cost import CostModel
 
 CLOSE = 0.99  # a budget counts as reached within 1% below
+AIM = 0.985  # of a latency that is foreseen, not measured: what is measured afterwards shall not be above the limit
 
 
 class Budgets:
@@ -19,43 +19,30 @@ class Budgets:
     Args:
         limits: "max_params", "max_flops" or "max_latency_ms" -> the limit.
         cost: Counts parameters and operations.
-        measure: Bool (num_groups,), the dropped groups -> milliseconds, in place of what ``cost`` foresees. Asked once
-            for each set of groups.
 
     Raises:
-        ValueError: If a limit cannot be checked because ``cost`` or ``measure`` is missing.
+        ValueError: If ``cost`` is missing, or foresees no milliseconds and a latency is limited.
     """
 
-    def __init__(
-        self, limits: dict[str, float], cost: CostModel | None, measure: Callable[[Tensor], float] | None
-    ) -> None:
+    def __init__(self, limits: dict[str, float], cost: CostModel | None) -> None:
         self.limits = limits
         self._cost = cost
-        self._measure = measure
-        self._times: dict[bytes, float] = {}
-        for name in limits:
-            if name == "max_latency_ms" and measure is None and (cost is None or not cost.timed):
-                raise ValueError(
-                    f"{name}={limits[name]:g} needs a cost model with times, or a function that times the pruned "
-                    "model: pass cost=CostModel(..., times=...) or measure="
-                )
-            if name != "max_latency_ms" and cost is None:
-                raise ValueError(f"{name}={limits[name]:,.0f} needs the cost of the model: pass cost=CostModel(...)")
+        for name, limit in limits.items():
+            if cost is None:
+                raise ValueError(f"{name}={limit:,.10g} needs the cost of the model: pass cost=CostModel(...)")
+            if name == "max_latency_ms" and not cost.timed:
+                raise ValueError(f"{name}={limit:g} needs the times of layers: pass cost=CostModel(..., times=...)")
 
     def value(self, name: str, dropped: np.ndarray) -> float:
-        """What the model costs without the dropped groups, in the unit of the limit."""
+        """What the model costs without the dropped groups, in the unit of the limit; milliseconds with a margin."""
+        assert self._cost is not None
         groups = torch.from_numpy(dropped)
-        if name != "max_latency_ms":
-            assert self._cost is not None
-            return self._cost.params(groups) if name == "max_params" else self._cost.flops(groups)
-        key = dropped.tobytes()
-        if key not in self._times:
-            assert self._measure is not None or self._cost is not None
-            self._times[key] = float((self._measure or self._cost.latency_ms)(groups))  # type: ignore[union-attr]
-        return self._times[key]
+        if name == "max_latency_ms":
+            return self._cost.latency_ms(groups) / AIM
+        return self._cost.params(groups) if name == "max_params" else self._cost.flops(groups)
 
     def met(self, dropped: np.ndarray) -> bool:
-        """Whether the model is within all limits; it is timed only where the others are met."""
+        """Whether the model is within all limits."""
         return all(self.value(name, dropped) <= limit for name, limit in self.limits.items())
 
     def search(self, candidates: int, drop: Callable[[int], np.ndarray]) -> int | None:
@@ -66,21 +53,14 @@ class Budgets:
             drop: Number of chosen candidates -> bool (num_groups,), what is dropped then.
 
         Returns:
-            The smallest number with which all limits are met; with a measured latency, one that brings a cost within 1%
-            below its limit will do. None if the limits are not met with all.
+            The smallest number with which all limits are met; None if they are not met with all.
         """
         low, high = -1, candidates
         if not self.met(drop(high)):
             return None
         while high - low > 1:
             middle = max((low + high) // 2, 0)
-            dropped = drop(middle)
-            if not self.met(dropped):
-                low = middle
-                continue
-            high = middle
-            if self._measured and self._reached(dropped):
-                break
+            low, high = (low, middle) if self.met(drop(middle)) else (middle, high)
         return high
 
     def give_back(
@@ -104,7 +84,7 @@ class Budgets:
         dropped = drop(chosen)
         done = np.zeros_like(chosen)
         for group in order[::-1]:
-            if self._reached(dropped) or self._measured:
+            if self._reached(dropped):
                 break
             if done[group] or not dropped[group]:
                 continue
@@ -116,11 +96,6 @@ class Budgets:
                 for layer in layers:
                     done[layer] |= group in layer
         return chosen
-
-    @property
-    def _measured(self) -> bool:
-        """Whether each look takes long, and another look would show another time."""
-        return "max_latency_ms" in self.limits and self._measure is not None
 
     def _reached(self, dropped: np.ndarray) -> bool:
         return any(self.value(name, dropped) >= CLOSE * limit for name, limit in self.limits.items())

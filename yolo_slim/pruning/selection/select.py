@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +20,6 @@ def select(
     scores: Tensor,
     selection: Selection,
     cost: CostModel | None = None,
-    measure: Callable[[Tensor], float] | None = None,
 ) -> Selected:
     """Drops the groups with the lowest scores, as many as the ratio asks for or the budgets need.
 
@@ -32,8 +29,8 @@ def select(
     has a score as often as it has prunable channels; the largest number not above the asked one is dropped (with
     ``round_to``, of what one threshold gives). A budget is met with the lowest threshold that does; if that ends more
     than 1% below, because ``round_to`` makes large steps, the best channels are taken back where the budget has room
-    for a step. A latency is met as measured, and as closely as measurements are steady. Equal scores are dropped in
-    the order of the groups.
+    for a step. A latency is met as ``cost`` foresees it, less a margin of 1.5% for what is measured then. Equal scores
+    are dropped in the order of the groups.
 
     With scope "local" every layer, or part that must stay equal, loses the largest number of its channels not above
     the ratio, less what the rules keep; a budget searches for one ratio. Channels that ``ratios`` concerns are dropped
@@ -44,12 +41,10 @@ def select(
         scores: (num_groups,), higher = keep; groups with +inf are always kept.
         selection: What to drop.
         cost: Counts parameters and operations, foresees milliseconds; needed by budgets of these and by ``per``.
-        measure: Bool (num_groups,), the dropped groups -> milliseconds of a forward, in place of what ``cost``
-            foresees; one of both is needed by ``max_latency_ms``.
 
     Raises:
         ValueError: If the scores do not fit the graph or contain NaN, no channel is prunable, a pattern matches
-            nothing, ``cost`` or ``measure`` is missing, or a budget cannot be reached.
+            nothing, ``cost`` is missing, or a budget cannot be reached.
 
     Example:
         >>> graph = trace(net, torch.rand(1, 3, 9, 9))  # gammas 0.5, 0, 2 and 0.1
@@ -63,7 +58,7 @@ def select(
     values = _values(graph, scores, selection.per, cost)
     dense = {} if cost is None else cost.dense()
     limits = {name: limit.of_dense(dense.get(name)) for name, limit in selection.limits.items()}
-    budgets = Budgets(limits, cost, measure)
+    budgets = Budgets(limits, cost)
     members = _members(graph, selection, values)
     pools, order = make_pools(graph, selection, members, values, budgets)
     rank = np.full(graph.num_groups, len(order))
@@ -101,7 +96,7 @@ def select(
         kept_below=int(members[below & ~dropped].sum()),
         params=None if cost is None else cost.params(groups),
         flops=None if cost is None else cost.flops(groups),
-        latency_ms=budgets.value("max_latency_ms", dropped) if "max_latency_ms" in limits else None,
+        latency_ms=cost.latency_ms(groups) if cost is not None and "max_latency_ms" in limits else None,
     )
 
 

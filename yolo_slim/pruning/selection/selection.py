@@ -187,7 +187,7 @@ class Selected:
         kept_below: Number of prunable channels that score below the threshold and are kept: what the rules cost.
         params: Parameters that are left, None where no cost model was given.
         flops: Floating-point operations of a forward that are left, None where no cost model was given.
-        latency_ms: What was measured for the selected groups, None without a budget for it.
+        latency_ms: Milliseconds of a forward that are foreseen, or measured; None without a budget for them.
     """
 
     dropped: Tensor
