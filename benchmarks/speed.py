@@ -41,19 +41,6 @@ COLUMNS = (
     *("model", "imgsz", "threads", "runtime", "precision", "round_to"),
     *("flops", "parameters", "ms", "spread", "time", "realised"),
 )
-    "model",
-    "imgsz",
-    "threads",
-    "runtime",
-    "precision",
-    "round_to",
-    "flops",
-    "parameters",
-    "ms",
-    "spread",
-    "time",
-    "realised",
-]
 RESULTS = Path("benchmarks/results/speed.csv")
 
 
