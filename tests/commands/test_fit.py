@@ -164,6 +164,10 @@ def test_unknown_and_abbreviated_keys(capsys, work, arguments, expected):
         (["prune", "--model.weights", "BASE", "--selection.max_flops", "half"], "max_flops='half'"),
         (["prune", "--model.weights", "BASE", "--selection.max_latency", "60"], "max_latency='60'"),
         (["prune", "--model.weights", "BASE", "--latency.runtime", "tflite"], "latency.runtime"),
+        (
+            ["prune", "--model.weights", "BASE", "--latency.imgsz", "100"],
+            "imgsz=100: expected a positive multiple of 32",
+        ),
         (["prune", "--model.weights", "BASE", "--importance.kind", "taylor"], "needs training images: give --data"),
         (["prune", "--model.weights", "BASE", "--recalibrate", "true"], "needs training images: give --data.data"),
         (["prune", "--model.weights", "BASE", "--importance.kind", "l3"], "kind='l3'"),

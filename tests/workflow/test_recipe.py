@@ -180,7 +180,7 @@ def test_a_run_that_is_going_on_is_not_started_twice(straight, config, monkeypat
             "latency.runtime=tensorrt",
         ),
         (["--prune.selection.ignore", "[model.*]"], "no prunable gamma"),
-        (["--prune.selection.max_params", "0.001"], "max_params"),
+        (["--prune.selection.max_params", "1%"], "max_params"),
         (["--finetune.hyp.lr0", "0"], "hyp.lr0=0"),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yolo_slim.callbacks import GammaSparsity, check_epochs
-from yolo_slim.detection import Hyperparameters, YOLODataModule
+from yolo_slim.detection import Hyperparameters, YOLODataModule, choose_imgsz
 from yolo_slim.pruning import Compensation, Importance, Selection, expect_compensation
 
 #: Trainer arguments that the recipe sets itself.
@@ -20,7 +20,7 @@ class PruneSettings:
     """What is pruned, and how.
 
     Raises:
-        ValueError: If the compensation does not go with the selection.
+        ValueError: If the compensation is unknown, or images of the side that is timed are none that a network takes.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -35,8 +35,9 @@ class PruneSettings:
     """Batches of training images for taylor and recalibrate."""
 
     def __post_init__(self) -> None:
-        """Checks the compensation."""
+        """Checks the compensation, and the side of the images that are timed."""
         expect_compensation(self.compensation)
+        choose_imgsz(self.selection.latency.imgsz, None)
 
     @property
     def needs_images(self) -> bool:

@@ -25,6 +25,8 @@ from yolo_slim.pruning import Selection
         ({"round_to": "8"}, "round_to='8': expected 'auto'"),
         ({"max_flops": "half"}, "max_flops='half': expected a number above 0, or a share of the model as it is"),
         ({"max_flops": "120%"}, "max_flops='120%'"),
+        ({"max_flops": 0.5}, "max_flops=0.5 is less than one; a share is written 50%"),
+        ({"max_params": "0.25"}, "max_params=0.25 is less than one; a share is written 25%"),
         ({"max_params": "0%"}, "max_params='0%'"),
         ({"max_latency": "60"}, "max_latency='60': expected a share of the model as it is, e.g. 60%, or e.g. 8ms"),
         ({"max_latency": "-1ms"}, "max_latency='-1'"),

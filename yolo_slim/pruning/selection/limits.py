@@ -60,6 +60,8 @@ def parse_limit(name: str, given: float | str | None) -> float | str | None:
     if not isinstance(given, str):
         if not given > 0:
             raise wrong
+        if given < 1 and name != "max_latency":
+            raise ValueError(f"{name}={given:g} is less than one; a share is written {100 * given:g}%")
         return given
     number, share = given.strip().removesuffix("%"), given.strip().endswith("%")
     try:
@@ -68,7 +70,7 @@ def parse_limit(name: str, given: float | str | None) -> float | str | None:
         raise wrong from None
     if not value > 0 or (share and value > 100):
         raise wrong
-    return f"{value:g}%" if share else value
+    return f"{value:g}%" if share else parse_limit(name, value)
 
 
 def parse_latency(milliseconds: float | None, given: str | None) -> tuple[float | None, str | None]:
