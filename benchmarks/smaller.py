@@ -4,9 +4,9 @@ python -m benchmarks.smaller --data PATH/bccd/data.yaml PATH/license_plate/data.
 python -m benchmarks.smaller --data PATH/bccd/data.yaml PATH/license_plate/data.yaml --arms narrow
 python -m benchmarks.smaller --data PATH/bccd/data.yaml PATH/license_plate/data.yaml --table
 
-``n slim`` and ``s slim`` are YOLOv8n and YOLOv8s through ``train.py slim``, to half and to a share of the FLOPs with which
-YOLOv8s is as fast as YOLOv8n; ``n`` is the dense YOLOv8n, and ``narrow`` one with layers so narrow that it is no faster
-than ``n slim``, trained by ``train.py fit``. What is there is not trained again.
+``n slim`` and ``s slim`` are YOLOv8n and YOLOv8s through ``train.py slim``, to half and to a share of the FLOPs with
+which YOLOv8s is as fast as YOLOv8n; ``n`` is the dense YOLOv8n, and ``narrow`` one with layers so narrow that it is no
+faster than ``n slim``, trained by ``train.py fit``. What is there is not trained again.
 """
 
 from __future__ import annotations

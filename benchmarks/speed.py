@@ -81,7 +81,7 @@ def in_onnxruntime(file: Path, images: torch.Tensor, threads: int) -> Callable[[
     return lambda: session.run(None, feed)
 
 
-def in_openvino(file: Path, images: torch.Tensor, threads: int, precision: str | None) -> Callable[[], object]:
+def in_openvino(file: Path, images: torch.Tensor, threads: int, precision: str | None = None) -> Callable[[], object]:
     """A run of the same file, in a precision or in the one that OpenVINO chooses."""
     import openvino
 
