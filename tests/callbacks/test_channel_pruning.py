@@ -126,7 +126,7 @@ def test_taylor_sees_the_gradients_of_the_last_epoch(tmp_path):
         module.head.weight[:, unread] = 0
         module.tail[1].weight[unread] = 5.0
     module.head.weight.requires_grad_(False)
-    pruning = ChannelPruning(ratio=0.1, min_channels=2, importance=Importance("taylor"))
+    pruning = ChannelPruning(selection=Selection(0.1, min_channels=2, round_to=1), importance=Importance("taylor"))
     toy_trainer(tmp_path, max_epochs=3, callbacks=[pruning]).fit(module, toy_loader())
     assert pruning.report.plan.entries["tail.1"]["out"] == [i for i in range(16) if i not in unread]
     assert list(pruning.report.plan.entries) == ["tail.0", "tail.1", "head"]
@@ -141,7 +141,7 @@ def test_constants_of_small_gammas_are_given_to_what_stays(tmp_path):
         with torch.no_grad():
             module.tail[1].weight[::2] = 1e-7
             module.tail[1].bias[::2] = 1.0
-        pruning = ChannelPruning(ratio=0.2, min_channels=2, compensation=compensation)
+        pruning = ChannelPruning(selection=Selection(0.2, min_channels=2, round_to=1), compensation=compensation)
         before = module.eval()(images)
         toy_trainer(tmp_path, max_epochs=1, limit_train_batches=0, callbacks=[pruning]).fit(module, toy_loader())
         outputs[compensation] = float((module.eval()(images) - before).abs().max())

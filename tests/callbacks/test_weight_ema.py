@@ -14,7 +14,7 @@ from tests.helpers.ema_reference import Reference
 from tests.helpers.places import ROOT
 from tests.helpers.toy_module import ToyClassifier, toy_loader, toy_trainer
 from yolo_slim.callbacks import ChannelPruning, WeightEMA
-from yolo_slim.pruning import restore_structure
+from yolo_slim.pruning import Selection, restore_structure
 
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}])
@@ -49,7 +49,7 @@ def test_survives_pruning_and_a_second_fit(tmp_path, first):
     """The second fit of the same callback gives what a new one gives."""
     torch.manual_seed(0)
     module, average = ToyClassifier(), WeightEMA(0.9, 5.0)
-    pruning = ChannelPruning(ratio=0.5, min_channels=2)
+    pruning = ChannelPruning(selection=Selection(0.5, min_channels=2, round_to=1))
     callbacks = [average, pruning] if first == "average" else [pruning, average]
     toy_trainer(tmp_path, callbacks=callbacks).fit(module, toy_loader())
     smaller = module.tail[0].out_channels
@@ -80,7 +80,9 @@ class Slimmable(ToyClassifier):
 def test_a_pruned_checkpoint_resumes_in_a_dense_module(tmp_path):
     """Two epochs and two more from the checkpoint equal four, bit by bit; the average is what is validated."""
     small = Slimmable()
-    toy_trainer(tmp_path, callbacks=[ChannelPruning(ratio=0.5, min_channels=2)]).fit(small, toy_loader())
+    toy_trainer(tmp_path, callbacks=[ChannelPruning(selection=Selection(0.5, min_channels=2, round_to=1))]).fit(
+        small, toy_loader()
+    )
 
     def fit(module, epochs, folder, resume=None):
         saver = ModelCheckpoint(dirpath=folder, save_last=True)

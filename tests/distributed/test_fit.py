@@ -80,7 +80,7 @@ def test_fit_on_two_processes(by_lightning):
     gammas = torch.cat([v for k, v in by_lightning[0].items() if ".bn.weight" in k])
     assert len(gammas) > 5000
     # 6 steps at rates up to 0.0005, strengths of 50 and 27.5: by the data alone they would stay within 0.01 of 1.
-    assert gammas.abs().median() < 0.9
+    assert gammas.abs().quantile(0.45) < 0.9  # of the half that is chosen, less what 16 channels round up to
 
 
 @pytest.mark.parametrize(

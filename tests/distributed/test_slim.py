@@ -42,7 +42,7 @@ def check_run(work: Path, printed: list[str]) -> None:
     assert sum(text.count("Everything is in runs/slim") for text in printed) == 1
     run = work / "runs" / "slim"
     assert [path.name for path in (work / "runs").iterdir()] == ["slim"]
-    rows = (run / "results.md").read_text().splitlines()[2:]
+    rows = (run / "results.md").read_text().split("\n\n")[0].splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == STATES
     assert [f.name for f in run.rglob(".*")] == [".lock"]  # no file is left half-written
     epochs = {}

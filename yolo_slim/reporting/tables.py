@@ -136,10 +136,8 @@ def runtimes_cells(rows: Sequence[StateRow]) -> list[list[str]]:
     Example:
         >>> baseline = StateRow("baseline", 3_140_000, 2.19, 0.9, 0.9, 0.9, 0.7, 20.0, runtimes={"onnxruntime": 10.0})
         >>> slim = StateRow("slim", 471_000, 1.04, 0.9, 0.9, 0.9, 0.7, 12.0, runtimes={"onnxruntime": 5.5})
-        >>> runtimes_cells([baseline, slim])
-        [['State', 'torch', 'onnxruntime'],
-         ['baseline', '20.0 ms', '10.0 ms'],
-         ['slim', '12.0 ms (-40.0%)', '5.5 ms (-45.0%)']]
+        >>> runtimes_cells([baseline, slim])[2]
+        ['slim', '12.0 ms (-40.0%)', '5.5 ms (-45.0%)']
     """
     names = list(dict.fromkeys(name for row in rows for name in row.runtimes))
     if not names:

@@ -68,13 +68,13 @@ def gammas(module):
 
 def sparsity(penalty, **settings):
     strength = {} if penalty == "growing" else {"strength": "auto", "choose": "taylor"}
-    return GammaSparsity(penalty, selection=Selection(0.4, min_channels=2), **strength, **settings)
+    return GammaSparsity(penalty, selection=Selection(0.4, min_channels=2, round_to=1), **strength, **settings)
 
 
 @pytest.mark.parametrize("penalty", ["proximal", "subgradient"])
 def test_what_a_taylor_prune_would_take_fades_and_nothing_else(tmp_path, penalty):
     module = module_of(lr=0.01)
-    expected = chosen_by_hand(module, Selection(0.4, min_channels=2), module.plain)
+    expected = chosen_by_hand(module, Selection(0.4, min_channels=2, round_to=1), module.plain)
     toy_trainer(tmp_path, max_epochs=15, callbacks=[sparsity(penalty)]).fit(module, toy_loader())
     found = gammas(module)
     for name in GAMMAS:
@@ -93,7 +93,7 @@ def test_the_prune_takes_what_was_chosen(tmp_path, penalty):
             outputs.append(pl_module.eval()(torch.ones(1, 3, 8, 8)))
             pl_module.train()
 
-    pruning = ChannelPruning(selection=Selection(0.4, min_channels=2))
+    pruning = ChannelPruning(selection=Selection(0.4, min_channels=2, round_to=1))
     callbacks = [WeightEMA(), sparsity(penalty, beta_strength=0.0), pruning, Before()]
     toy_trainer(tmp_path, max_epochs=15, callbacks=callbacks).fit(module, toy_loader())
     assert pruning.report.reached == pytest.approx(0.4, abs=0.06)
@@ -123,7 +123,7 @@ def test_without_plain_images_the_first_epoch_tells(tmp_path, penalty, kind):
     toy_trainer(tmp_path, max_epochs=8, callbacks=[sparsity(penalty), Look()]).fit(module, toy_loader())
     assert all(torch.allclose(seen[0][name], before[name], atol=1e-3) for name in GAMMAS), "nothing fades yet"
     gone = {name: (seen[-1][name].abs() < 0.1) for name in GAMMAS}
-    dropped = select(graph, taylor.scores(), Selection(0.4, min_channels=2)).dropped
+    dropped = select(graph, taylor.scores(), Selection(0.4, min_channels=2, round_to=1)).dropped
     assert all(torch.equal(gone[name], dropped[graph.gammas[name]]) for name in GAMMAS)
 
 
@@ -230,7 +230,7 @@ def test_an_unknown_way_to_choose_is_refused():
 
 def test_a_taylor_prune_at_the_end_of_a_fit_looks_at_plain_images_too(tmp_path):
     module, expected = module_of(lr=0.05), {}
-    selection = Selection(0.4, min_channels=2)
+    selection = Selection(0.4, min_channels=2, round_to=1)
 
     class Before(Callback):
         def on_train_end(self, trainer, pl_module):

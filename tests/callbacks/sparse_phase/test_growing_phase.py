@@ -33,7 +33,7 @@ class Zeros(Callback):
 def grow(tmp_path, epochs, images=80, extra=(), **settings):
     torch.manual_seed(0)
     module, zeros = ToyClassifier(lr=0.02, momentum=0.9), Zeros()
-    sparsity = GammaSparsity("growing", selection=Selection(0.5, min_channels=2))
+    sparsity = GammaSparsity("growing", selection=Selection(0.5, min_channels=2, round_to=1))
     callbacks = [WeightEMA(tau=3.0), sparsity, zeros, *extra]
     toy_trainer(tmp_path, max_epochs=epochs, callbacks=callbacks, **settings).fit(module, toy_loader(images))
     return module, zeros
@@ -67,7 +67,7 @@ def test_each_time_the_gradients_since_the_last_time_rank(tmp_path):
     seen = Gradients()
     _, zeros = grow(tmp_path, 12, extra=[seen])
     first = next(found for found in zeros.sets if found)
-    choice = Choice(graph, Selection(0.5, min_channels=2))
+    choice = Choice(graph, Selection(0.5, min_channels=2, round_to=1))
     choice.rank(seen.taylor.scores())
     choice.advance(growing_share(5 / 20 / 4))
     assert first == {
@@ -96,7 +96,7 @@ def test_epochs_of_unknown_length_grow_at_their_ends(tmp_path):
 
     torch.manual_seed(0)
     module, zeros = ToyClassifier(lr=0.02), Zeros()
-    callbacks = [GammaSparsity("growing", selection=Selection(0.5, min_channels=2)), zeros]
+    callbacks = [GammaSparsity("growing", selection=Selection(0.5, min_channels=2, round_to=1)), zeros]
     loader = torch.utils.data.DataLoader(Stream(), batch_size=4)
     toy_trainer(tmp_path, max_epochs=6, callbacks=callbacks).fit(module, loader)
     assert [zeros.sizes[i] for i in (8, 18, 19)] == [0, zeros.sizes[9], 20]
@@ -106,7 +106,7 @@ def test_a_frozen_layer_keeps_its_channels(tmp_path):
     torch.manual_seed(0)
     module = ToyClassifier(lr=0.02)
     module.tail.requires_grad_(False)
-    sparsity = GammaSparsity("growing", selection=Selection(0.5, min_channels=2))
+    sparsity = GammaSparsity("growing", selection=Selection(0.5, min_channels=2, round_to=1))
     toy_trainer(tmp_path, max_epochs=6, callbacks=[sparsity]).fit(module, toy_loader(80))
     assert (module.tail[1].weight == 1).all()
     assert int((module.stem[1].weight == 0).sum()) == 6
@@ -138,6 +138,6 @@ def test_the_steps_of_other_optimizers_say_nothing_of_channels(tmp_path, penalty
 
     torch.manual_seed(0)
     module = Two()
-    sparsity = GammaSparsity(**penalty, strength=40.0, selection=Selection(0.5, min_channels=2))
+    sparsity = GammaSparsity(**penalty, strength=40.0, selection=Selection(0.5, min_channels=2, round_to=1))
     toy_trainer(tmp_path, max_epochs=6, callbacks=[sparsity]).fit(module, toy_loader(80))
     assert sum(int((module.get_submodule(name).weight == 0).sum()) for name in GAMMAS) == 20

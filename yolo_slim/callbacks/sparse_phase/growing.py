@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from yolo_slim.callbacks.framework import LightningModule, Trainer, rank_zero_warn
@@ -82,22 +81,19 @@ class GrowingPhase:
         self._growing.hold(*self._target.copies(trainer))
         if self._choice.share == 1:
             return
-        selection = self._choice.selection
-        layers = self._target.graph.prunable_gammas(selection.shortcuts, selection.ignore)
-        groups = torch.cat([layer.groups[layer.prunable] for layer in layers])
-        gone = self._choice.chosen[groups.cpu()].float().mean().item()
         rank_zero_warn(
-            f"GammaSparsity: the fit has ended in epoch {trainer.current_epoch} of "
-            f"{trainer.max_epochs}, at {self._choice.share:.0%} of the way to {selection}: {gone:.1%} of the "
-            "prunable channels are zero. A prune that takes more costs accuracy."
+            f"GammaSparsity: the fit has ended in epoch {trainer.current_epoch} of {trainer.max_epochs}, at "
+            f"{self._choice.share:.0%} of the way to {self._choice.selection}: {self._choice.gone:.1%} of the prunable "
+            "channels are zero. A prune that takes more costs accuracy."
         )
 
     def prepared(self, selection: Selection) -> Selection:
-        """What a prune at the end of the fit can ask for: as much of it as is zero."""
-        choice = self._choice
-        if choice.share == 1 or not selection.limits.keys() <= choice.dense.keys():
+        """What a prune at the end of the fit can ask for: all of it, or what is zero, whatever widths that leaves."""
+        if self._choice.share == 1:
             return selection
-        return selection.scaled(choice.share, choice.dense)
+        return Selection(
+            self._choice.gone, min_channels=1, round_to=1, shortcuts=selection.shortcuts, ignore=selection.ignore
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors and numbers from which a resumed fit goes on."""

@@ -51,6 +51,16 @@ class Choice:
         self.dense = {} if cost is None else cost.dense()
 
     @property
+    def gone(self) -> float:
+        """Share of the channels with a gamma that is chosen, in [0, 1), as a ratio counts them."""
+        members = torch.zeros(len(self.chosen), dtype=torch.int64)
+        for layer in self._graph.prunable_layers(self.selection.shortcuts, self.selection.ignore):
+            groups = layer.groups[layer.prunable].cpu()
+            members.index_add_(0, groups, torch.ones_like(groups))
+        members[~self._graph.gated.cpu()] = 0
+        return float(members[self.chosen].sum() / members.sum().clamp(min=1))
+
+    @property
     def ranked(self) -> bool:
         """Whether there are scores to choose by."""
         return self._scores is not None
