@@ -128,8 +128,8 @@ def test_int8_is_a_third_in_size_and_finds_nearly_the_same(net, export, images, 
     assert ast.literal_eval(entries["names"]) == NAMES
     inputs = {name for node in graph.graph.node if node.op_type == "Conv" for name in node.input[:1]}
     made = {output: node.op_type for node in graph.graph.node for output in node.output}
-    assert sorted({made[name] for name in inputs}) == ["DequantizeLinear", "Softmax"]  # the latter in the decode
-    assert sum(made[name] == "Softmax" for name in inputs) == 1
+    assert {made[name] for name in inputs} == {"DequantizeLinear"}
+    assert "Softmax" not in made.values()  # ONNX Runtime is slow at that of the decode
     found, wanted = ExportedDetector(small)(images), expected(net, images)
     assert torch.corrcoef(torch.stack((found[:, 4:].flatten(), wanted[:, 4:].flatten())))[0, 1] > 0.9
     assert (found[:, :4] - wanted[:, :4]).abs().mean() < 1.0  # of 64 pixels

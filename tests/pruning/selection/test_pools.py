@@ -138,3 +138,16 @@ def test_equal_scores_and_infinite_ones_in_a_local_ratio():
     assert kept(graph, selected, "b0") == [2, 3]
     assert kept(graph, selected, "b1") == [1, 2, 3]  # half of the two that have a score
     assert torch.equal(select(graph, scores, Selection(0.5, min_channels=1, scope="local")).dropped, selected.dropped)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.7])
+def test_what_is_zero_is_enough_where_it_reaches_the_ratio(detector, ratio):
+    """A prune after a sparse phase takes no living channel to come some tenths of a percent nearer to the ratio."""
+    _, graph = detector
+    scores = torch.rand(graph.num_groups, generator=torch.Generator().manual_seed(1)).double() + 1
+    zero = select(graph, scores, Selection(ratio)).dropped
+    others = torch.rand(graph.num_groups, generator=torch.Generator().manual_seed(2)).double() + 1
+    selected = select(graph, others.masked_fill(zero, 0.0), Selection(ratio))
+    assert selected.round_to == 16
+    assert torch.equal(selected.dropped, zero)
+    assert 0.99 * ratio <= selected.reached <= ratio

@@ -192,7 +192,7 @@ def test_a_higher_ratio_never_reaches_less(detector):
 def test_spared_and_ignored_channels_do_not_count(detector):
     model, graph = detector
     options = {"shortcuts": "spare", "ignore": ("model.22",)}
-    selected = select(graph, gamma_importance(model, graph), Selection(0.5, **options))
+    selected = select(graph, gamma_importance(model, graph), Selection(0.5, **options, round_to=1))
     gammas = graph.prunable_gammas(**options)
     total = sum(int(gamma.prunable.sum()) for gamma in gammas)
     gone = sum(int(selected.dropped[gamma.groups].sum()) for gamma in gammas)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ def select_beside_stand_ins(
 ) -> tuple[Selected, Tensor]:
     """Selects anew until the dead channels that exact compensation keeps are among those that stay.
 
+    A budget is met with others in their place; of a ratio they are missing, so that none that lives goes for them.
+
     Returns:
         The selection, and bool (num_groups,), these channels.
 
@@ -61,7 +63,8 @@ def select_beside_stand_ins(
     kept = torch.zeros_like(selected.dropped)
     while bool(((needed := stand_ins(model, graph, selected.dropped, kept)) & ~kept).any()):
         kept = needed
-        selected = select(graph, scores.masked_fill(kept.to(scores.device), float("inf")), selection, cost)
+        asked = selection if selection.limits else _without(graph, selection, scores, kept)
+        selected = select(graph, scores.masked_fill(kept.to(scores.device), float("inf")), asked, cost)
     for name, groups in graph.layers.items():
         if bool(kept[groups].any()) and not bool((~selected.dropped[groups] & ~kept[groups]).any()):
             raise ValueError(
@@ -69,6 +72,17 @@ def select_beside_stand_ins(
                 "min_channels"
             )
     return selected, kept
+
+
+def _without(graph: ChannelGraph, selection: Selection, scores: Tensor, kept: Tensor) -> Selection:
+    """What is left of a ratio for the channels that are not among ``kept``."""
+    members = torch.zeros(graph.num_groups, dtype=torch.int64)
+    for layer in graph.prunable_layers(selection.shortcuts, selection.ignore):
+        groups = layer.groups[layer.prunable]
+        members.index_add_(0, groups, torch.ones_like(groups))
+    members[scores.isinf().cpu()] = 0
+    total, stay = int(members.sum()), int(members[kept].sum())
+    return replace(selection, ratio=max(0.0, selection.ratio * total - stay) / max(1, total - stay))
 
 
 @dataclass(frozen=True)

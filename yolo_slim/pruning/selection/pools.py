@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from yolo_slim.pruning.graph.coupling import connected
 from yolo_slim.pruning.graph.graph import ChannelGraph
-from yolo_slim.pruning.selection.budgets import Budgets
+from yolo_slim.pruning.selection.budgets import CLOSE, Budgets
 from yolo_slim.pruning.selection.constraints import Constraints
 from yolo_slim.pruning.selection.selection import Selection
 
@@ -79,12 +80,19 @@ class UnreachableError(Exception):
 class RatioPool(Pool):
     """The lowest groups, as many as make up the largest number of channels that is not above the ratio.
 
+    Where layers keep multiples, the lowest threshold that comes within 1% of it is taken, with all groups that score
+    as much: what lies above, such as channels that live above those that are zero, is worth more than the rest of the
+    1%. Where any width is allowed, further groups fill up what one threshold leaves.
+
     Attributes:
-        ratio: Share of the channels to drop. Where any width is allowed, further groups fill up what one threshold
-            leaves.
+        ratio: Share of the channels to drop.
+        values: float64 (n,), ascending: the score of each candidate.
+        layers: The groups of each layer.
     """
 
     ratio: float
+    values: np.ndarray
+    layers: tuple[np.ndarray, ...]
 
     @property
     def asked(self) -> float:
@@ -98,17 +106,33 @@ class RatioPool(Pool):
 
     def choose(self, chosen: np.ndarray, constraints: Constraints) -> tuple[int, np.ndarray]:
         """Finds the threshold by bisection."""
-        low, high = 0, len(self.order)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.members[constraints.dropped(self.first(middle, chosen))].sum() <= self.wanted:
-                low = middle
-            else:
-                high = middle - 1
-        chosen = self.first(low, chosen)
+        order, values = self.order, self.values
+
+        def first(count: int) -> np.ndarray:
+            more = chosen.copy()
+            more[order[:count]] = True
+            return more
+
+        def gone(count: int) -> int:
+            return int(self.members[constraints.dropped(first(count))].sum())
+
+        most = bisect_right(range(len(order) + 1), self.wanted, key=gone) - 1
         if constraints.any_width:
-            chosen[self._further(low, chosen, constraints)] = True
-        return low, chosen
+            chosen = first(most)
+            chosen[self._further(most, chosen, constraints)] = True
+            return most, chosen
+        while most < len(order) and gone(most) < CLOSE * self.wanted:
+            # The step that comes next is too large: its layers stay as they are, and others have smaller ones.
+            blocked = [layer for layer in self.layers if order[most] in layer]
+            stay = ~np.isin(order, np.concatenate([order[most : most + 1], *blocked]))
+            stay[:most] = True
+            order, values = order[stay], values[stay]
+            most = bisect_right(range(len(order) + 1), self.wanted, lo=most, key=gone) - 1
+        fewest = bisect_left(range(len(order) + 1), CLOSE * self.wanted, hi=most, key=gone)
+        if 0 < fewest < most:
+            most = min(most, int(np.searchsorted(values, values[fewest - 1], side="right")))
+        last = int(np.flatnonzero(self.order == order[most - 1])[0]) + 1 if most else 0
+        return last, first(most)
 
     def capped(self, count: int, dropped: np.ndarray) -> bool:
         """Whether all candidates were asked to go and too many had to stay."""
@@ -217,15 +241,16 @@ def make_pools(
     if local:
         share = _shares(_cells(graph, pool_of), order, members)
         order = order[np.argsort(share[order], kind="stable")]
+    layers = tuple(graph.arrays.layers.values())
     pools: list[Pool] = []
     for i, asked_here in enumerate([*(asked for _, asked in ratios), selection.ratio]):
         own, counted = order[pool_of[order] == i], np.where(pool_of == i, members, 0)
         if i == len(ratios) and budgets.limits:
-            pools.append(BudgetPool(counted, own, budgets, tuple(graph.arrays.layers.values())))
+            pools.append(BudgetPool(counted, own, budgets, layers))
         elif local:
             pools.append(LocalPool(counted, own, asked_here, share[own]))
         else:
-            pools.append(RatioPool(counted, own, asked_here))
+            pools.append(RatioPool(counted, own, asked_here, values[own], layers))
     return pools, order
 
 

@@ -25,12 +25,12 @@ def select(
 
     Every layer keeps its best ``min_channels`` channels. Parts that must stay equal keep as many channels as the part
     that keeps most. Every layer keeps a multiple of ``round_to``, see :class:`Constraints`; "auto" is the largest of
-    16, 8 and 1 that what is asked can be reached with. A ratio counts a group that
-    has a score as often as it has prunable channels; the largest number not above the asked one is dropped (with
-    ``round_to``, of what one threshold gives). A budget is met with the lowest threshold that does; if that ends more
-    than 1% below, because ``round_to`` makes large steps, the best channels are taken back where the budget has room
-    for a step. A latency is met as ``cost`` foresees it, less a margin of 1.5% for what is measured then. Equal scores
-    are dropped in the order of the groups.
+    16, 8 and 1 that what is asked can be reached with. A ratio counts a group that has a score as often as it has
+    prunable channels; the largest number not above the asked one is dropped (with ``round_to``, what the lowest
+    threshold within 1% of it gives). A budget is met with the lowest threshold that does; if that ends more than 1%
+    below, because ``round_to`` makes large steps, the best channels are taken back where the budget has room for a
+    step. A latency is met as ``cost`` foresees it, less a margin of 1.5% for what is measured then. Equal scores are
+    dropped in the order of the groups.
 
     With scope "local" every layer, or part that must stay equal, loses the largest number of its channels not above
     the ratio, less what the rules keep; a budget searches for one ratio. Channels that ``ratios`` concerns are dropped

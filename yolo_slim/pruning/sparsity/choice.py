@@ -109,7 +109,8 @@ class Choice:
                 raise
             return self.reached  # so many layers rest, or have not been seen, that it cannot be reached
         # A part of the way may be filled up with others, which are not to go in the end.
-        self.chosen, self.share = self.chosen | (selected.dropped.cpu() & self._towards), share
+        dropped = selected.dropped.cpu()
+        self.chosen, self.share = self.chosen | (dropped if share == 1 else dropped & self._towards), share
         self.reached = selected.reached
         return self.reached
 
