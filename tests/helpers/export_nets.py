@@ -34,7 +34,7 @@ def lively(images: Tensor, ratio: float = 0.0) -> YOLODetector:
     torch.manual_seed(0)
     detector = YOLODetector(names=NAMES, imgsz=images.shape[-1])
     if ratio:
-        prune_module(detector, Selection(ratio=ratio), importance=Importance("l1"))
+        prune_module(detector, Selection(ratio=ratio, round_to=1), importance=Importance("l1"))
     norms = [module for module in detector.net.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # running statistics are those of all that passes

@@ -112,6 +112,11 @@ def test_operations_are_those_of_the_pair_in_use(name):
     assert profile(net, example).flops == counted.flops
 
 
+def in_place(found: torch.Tensor) -> torch.Tensor:
+    """The boxes of each image by class and place: equal scores may change places."""
+    return torch.stack([rows[(rows[:, :4].double().sum(1) + 1e4 * rows[:, 5]).argsort()] for rows in found])
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sparse_fit_prune_finetune_and_every_destination(name, tmp_path, shapes_dir):
     data = data_for(shapes_dir)
@@ -137,9 +142,9 @@ def test_sparse_fit_prune_finetune_and_every_destination(name, tmp_path, shapes_
     stock = YOLO(tmp_path / "slim.pt").model.eval()
     stock.end2end = True  # as `yolo predict nms=False` sets it
     with torch.no_grad():
-        torch.testing.assert_close(stock(images)[0], wanted)
+        torch.testing.assert_close(in_place(stock(images)[0]), in_place(wanted))
         back = YOLODetector(weights=str(tmp_path / "slim.pt")).eval()
-        torch.testing.assert_close(back(images), wanted)
+        torch.testing.assert_close(in_place(back(images)), in_place(wanted))
     if importlib.util.find_spec("onnxruntime"):
         file = export_network(slim.net, "onnx", ExportOptions(imgsz=64), tmp_path, "slim", None)
         found = torch.cat([ExportedDetector(file)(image[None]) for image in images])
