@@ -45,7 +45,11 @@ def test_an_interrupted_recipe_goes_on(earlier, monkeypatch, capsys):
     monkeypatch.chdir(earlier)
     baseline = Path("runs/cut/baseline/best.ckpt")
     before = baseline.stat().st_mtime_ns
-    main(["slim", "-c", "slim.yaml", "--name", "cut"])
+    # The default of round_to has changed since; what the sparse phase was started with is asked for, and said.
+    with pytest.raises(SystemExit):
+        main(["slim", "-c", "slim.yaml", "--name", "cut"])
+    assert "prune.selection.round_to: 1 there, 'auto' here" in capsys.readouterr().err
+    main(["slim", "-c", "slim.yaml", "--name", "cut", "--prune.selection.round_to", "1"])
     assert baseline.stat().st_mtime_ns == before
     epochs = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert epochs == ["2/3", "3/3", "1/1"], "the sparse phase goes on where it was, and only the finetune is new"
