@@ -128,13 +128,22 @@ def measure(size: str, imgsz: int, threads: int, given: argparse.Namespace) -> l
                 file = export_network(net, "onnx", options, folder, f"q{width}", data)
                 runs["onnxruntime", "int8", width] = in_onnxruntime(file, images, threads)
                 runs["openvino", "int8", width] = in_openvino(file, images, threads, None)
+        torch.set_num_threads(threads)  # an export leaves it at one
         found = in_turn(runs)
     rows = []
     for (runtime, precision, width), (ms, spread) in found.items():
         share = ms / found[runtime, precision, 0][0]
         flops, parameters = shares[width]
         figures = (flops, parameters, ms, spread, share, (1 - share) / (1 - flops) if width else 0.0)
-        cells = (f"yolov8{size}", imgsz, threads, runtime, precision, width, *(f"{v:.4g}" for v in figures))
+        cells = (
+            f"yolov8{size}",
+            str(imgsz),
+            str(threads),
+            runtime,
+            precision,
+            str(width),
+            *(f"{v:.4g}" for v in figures),
+        )
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 
