@@ -30,6 +30,7 @@ from yolo_slim.detection import (
     export_network,
     is_end_to_end,
 )
+from yolo_slim.pruning import Selection
 
 MODELS = {
     **dict.fromkeys(("yolov3-tiny", "yolov5n", "yolov6n", "yolov8n", "yolov8n-p2", "yolov9t", "yolov10n"), 64),
@@ -37,6 +38,8 @@ MODELS = {
     **dict.fromkeys(("yolov8n-p6", "yolo26n-p6"), 128),
 }
 DESTINATIONS = ("ckpt", "ultralytics", "torchscript", "onnx", "openvino")
+#: Layers of any width: what is odd is harder to carry than multiples.
+HALF = Selection(0.5, round_to=1)
 HYP = Hyperparameters(optimizer="AdamW", lr0=1e-3, warmup_epochs=0, nbs=8)
 
 
@@ -60,8 +63,8 @@ def states(name: str, data: YOLODataModule, folder: Path) -> Iterator[tuple[str,
     seed_everything(0, verbose=False)
     dense = fit(YOLODetector(f"{name}.yaml", data.names, imgsz=data.imgsz, hyp=HYP), 1)
     yield "dense", dense
-    yield "sparse", fit(dense, 3, GammaSparsity("growing", ratio=0.5))
-    fit(dense, 1, ChannelPruning(ratio=0.5, dirpath=str(folder)))
+    yield "sparse", fit(dense, 3, GammaSparsity("growing", selection=HALF))
+    fit(dense, 1, ChannelPruning(selection=HALF, dirpath=str(folder)))
     slim = YOLODetector(weights=str(folder / "slim.ckpt"), imgsz=data.imgsz, hyp=HYP)
     yield "slim", slim
     yield "finetuned", fit(slim, 1)
