@@ -111,7 +111,7 @@ def select_within(
     Args:
         choose: Selects, by what ``cost`` foresees.
         selection: Has a latency; a share is one of the model as measured in turn with the smaller one.
-        cost: Foresees milliseconds; learns from what is measured.
+        cost: Foresees milliseconds.
         stopwatch: Measures.
 
     Returns:

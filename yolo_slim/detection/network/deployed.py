@@ -34,10 +34,10 @@ class Expectation(nn.Module):
 
 
 def quicken(net: DetectionModel) -> None:
-    """Puts :class:`Expectation` in the place of a head's ``DFL``."""
-    head = head_of(net)
-    if type(getattr(head, "dfl", None)) is DFL:
-        head.dfl = Expectation(head.dfl.c1)
+    """Puts :class:`Expectation` in the place of a head's ``DFL`` that weighs its bins with 0, 1, 2, ... as stock ones do."""
+    dfl = getattr(head_of(net), "dfl", None)
+    if type(dfl) is DFL and dfl.conv.weight.flatten().tolist() == list(range(dfl.c1)):
+        head_of(net).dfl = Expectation(dfl.c1)
 
 
 def as_deployed(net: DetectionModel) -> DetectionModel:
