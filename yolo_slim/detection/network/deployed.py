@@ -34,7 +34,7 @@ class Expectation(nn.Module):
 
 
 def quicken(net: DetectionModel) -> None:
-    """Puts :class:`Expectation` in the place of a head's ``DFL`` that weighs its bins with 0, 1, 2, ... as stock ones do."""
+    """Puts :class:`Expectation` in the place of a head's ``DFL`` whose bins are 0, 1, 2, ... as in stock ones."""
     dfl = getattr(head_of(net), "dfl", None)
     if type(dfl) is DFL and dfl.conv.weight.flatten().tolist() == list(range(dfl.c1)):
         head_of(net).dfl = Expectation(dfl.c1)
