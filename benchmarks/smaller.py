@@ -47,9 +47,12 @@ def checkpoint(folder: Path) -> Path:
     return next(path for path in (folder / "finetune" / "best.ckpt", folder / "best.ckpt") if path.is_file())
 
 
-def score(folder: Path) -> float:
-    """The mean mAP50-95 of the last epochs of a run: a single one on few images scatters."""
-    file = next(path for path in (folder / "finetune" / "metrics.csv", folder / "metrics.csv") if path.is_file())
+def score(folder: Path) -> float | None:
+    """The mean mAP50-95 of the last epochs of a run that is there: a single one on few images scatters."""
+    files = [path for path in (folder / "finetune" / "metrics.csv", folder / "metrics.csv") if path.is_file()]
+    if not files:
+        return None
+    file = files[0]
     with file.open(newline="") as stream:
         scores = [float(row["val/map"]) for row in csv.DictReader(stream) if row.get("val/map")]
     return mean(scores[-LAST:])
@@ -147,7 +150,8 @@ def main() -> None:
         "| data | model | parameters | ONNX Runtime | OpenVINO | mAP50-95 |\n| --- | --- | ---: | ---: | ---: | ---: |"
     )
     for data in given.data:
-        nets = {arm: load_network(checkpoint(folder_of(data, arm, given.folder))).eval() for arm in ARMS}
+        folders = {arm: folder_of(data, arm, given.folder) for arm in ARMS}
+        nets = {arm: load_network(checkpoint(f)).eval() for arm, f in folders.items() if score(f) is not None}
         times = milliseconds(copy.deepcopy(nets), given.imgsz)
         for arm, net in nets.items():
             parameters = sum(p.numel() for p in net.parameters()) / 1e6

@@ -29,7 +29,7 @@ def select(
     prunable channels; the largest number not above the asked one is dropped (with ``round_to``, what the lowest
     threshold within 1% of it gives). A budget is met with the lowest threshold that does; if that ends more than 1%
     below, because ``round_to`` makes large steps, the best channels are taken back where the budget has room for a
-    step. A latency is met as ``cost`` foresees it, less a margin of 1.5% for what is measured then. Equal scores are
+    step. A latency is met as ``cost`` foresees it, less a margin of 2% for what is measured then. Equal scores are
     dropped in the order of the groups.
 
     With scope "local" every layer, or part that must stay equal, loses the largest number of its channels not above
