@@ -115,7 +115,8 @@ def find_width(target: Path, imgsz: int, folder: Path) -> Path:
     """The narrowest YOLOv8n that is no faster than a model in ONNX Runtime: the dense one has the better of it."""
     for width in (0.125, 0.14, 0.1563, 0.1719, 0.1875, 0.2032, 0.2188, 0.2344):
         path = narrow_yaml(width, folder)
-        nets = {"slim": load_network(target).eval(), "narrow": YOLODetector(str(path)).net.eval()}
+        slim_net = load_network(target).eval()
+        nets = {"slim": slim_net, "narrow": YOLODetector(str(path), dict(slim_net.names)).net.eval()}
         found = milliseconds(nets, imgsz)
         if found["onnxruntime", "narrow"][0] >= found["onnxruntime", "slim"][0]:
             return path
