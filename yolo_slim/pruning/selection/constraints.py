@@ -45,6 +45,9 @@ class Constraints:
         distinct = {groups.tobytes(): groups for groups in rounded if candidates[groups].any()}
         wide = [groups for groups in distinct.values() if len(groups) >= widths.least]
         self._rounded = sorted(wide, key=len) if widths.multiple > 1 else []
+        self._all_rounded = np.concatenate(self._rounded) if self._rounded else np.zeros(0, np.int64)
+        self._sizes = np.array([len(layer) for layer in self._rounded], np.int64)
+        self._starts = np.cumsum(self._sizes) - self._sizes
 
     @property
     def any_width(self) -> bool:
@@ -61,10 +64,18 @@ class Constraints:
                 kept = [len(part) - int(dropped[part].sum()) for part in parts]
                 for part, count in zip(parts, kept, strict=True):
                     changed |= self._take_back(dropped, part, max(kept) - count)
-            for layer in self._rounded:
+            for layer in self._uneven(dropped):
                 stay = len(layer) - int(dropped[layer].sum())
                 changed |= self._take_back(dropped, layer, self._widths.rounded(stay, len(layer)) - stay)
         return dropped
+
+    def _uneven(self, dropped: np.ndarray) -> list[np.ndarray]:
+        """The layers that rule 3 has something to say of; all are counted at once, since most are in order."""
+        if not self._rounded:
+            return []
+        stay = self._sizes - np.add.reduceat(dropped[self._all_rounded].astype(np.int64), self._starts)
+        uneven = (stay % self._widths.multiple != 0) & (stay < self._sizes)
+        return [self._rounded[i] for i in np.flatnonzero(uneven)]
 
     def _take_back(self, dropped: np.ndarray, groups: np.ndarray, channels: int) -> bool:
         if channels > 0:
