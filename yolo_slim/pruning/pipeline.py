@@ -108,8 +108,8 @@ def prune(
             forwards are timed for; needed by budgets and by ``per``.
         compensation: What becomes of the constants that dropped channels with a gamma near zero pass on: "none"
             forgets them, "fold" gives them to the layers that read them, "exact" does so at zero-padded borders too,
-            where some dead channels stay for it, see :func:`compensate`. With a budget or ``round_to`` these count:
-            channels that live go in their place. "auto" is exact, but "fold" where that would be in vain: with a
+            where some dead channels stay for it, see :func:`compensate`. With a budget these count: channels that
+            live go in their place. "auto" is exact, but "fold" where that would be in vain: with a
             budget or ``round_to`` where most of the dropped channels live.
         deployed: Turns a copy of the model into what is timed, such as one with BatchNorm folded in.
 

@@ -43,7 +43,7 @@ def latency_ms(model: nn.Module, example_inputs: object, repeats: int = 20) -> f
 
     with restored(model):
         model.eval()
-        return median_time(lambda: model(*arguments), wait, repeats)
+        return _median_time(lambda: model(*arguments), wait, repeats)
 
 
 def latencies_ms(models: Mapping[K, tuple[nn.Module, Any]], rounds: int = 5, repeats: int = 10) -> dict[K, float]:
@@ -83,7 +83,7 @@ def onnx_latency_ms(model: nn.Module, example_inputs: object, repeats: int = 20)
     _check_repeats(repeats)
     session = onnx_session(model, example_inputs)
     device = device_of(model, positional(example_inputs)).type
-    return median_time(bound(session, example_inputs, device), lambda: None, repeats)
+    return _median_time(bound(session, example_inputs, device), lambda: None, repeats)
 
 
 def onnx_session(model: nn.Module, example_inputs: object, threads: int | None = None, tensorrt: bool = False) -> Any:
@@ -158,8 +158,7 @@ def _check_repeats(repeats: int) -> None:
         raise ValueError(f"repeats={repeats}: expected at least 1")
 
 
-def median_time(run: Callable[[], object], wait: Callable[[], None], repeats: int) -> float:
-    """The median milliseconds of a run that ends when ``wait`` returns, after three that do not count."""
+def _median_time(run: Callable[[], object], wait: Callable[[], None], repeats: int) -> float:
     times = []
     for _ in range(WARM_UP + repeats):
         wait()

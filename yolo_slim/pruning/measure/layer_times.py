@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.measure.latency import positional
+from yolo_slim.pruning.measure.profile import counted_layers
 from yolo_slim.pruning.measure.runtimes import Latency, forward_in
 from yolo_slim.pruning.measure.times_cache import TimesCache
 from yolo_slim.pruning.modules.restored import restored
-from yolo_slim.pruning.modules.torch_private import Convolution, TransposedConvolution
+from yolo_slim.pruning.modules.torch_private import TransposedConvolution
 
 #: Parts of a width at which a layer is timed; these are multiples of 8 where it has some.
 PARTS, STEP = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1), 8
@@ -98,15 +99,12 @@ def layer_times(
 def _calls(model: nn.Module, example_inputs: object) -> dict[str, tuple[Any, Counter[tuple[int, ...]]]]:
     """Each layer, and the shapes of its inputs with the number of calls."""
     calls: dict[str, tuple[Any, Counter[tuple[int, ...]]]] = {}
-    hooks = []
-    unused = {m for module in model.modules() if getattr(module, "training_only", False) for m in module.modules()}
-    for name, module in model.named_modules():
-        if isinstance(module, (Convolution, nn.Linear)) and module not in unused:
+    names = counted_layers(model)
 
-            def note(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                calls.setdefault(name, (module, Counter()))[1][tuple(inputs[0].shape)] += 1
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        calls.setdefault(names[module], (module, Counter()))[1][tuple(inputs[0].shape)] += 1
 
-            hooks.append(module.register_forward_pre_hook(note))
+    hooks = [module.register_forward_pre_hook(note) for module in names]
     try:
         with restored(model), torch.no_grad():
             model.eval()(*positional(example_inputs))
@@ -121,9 +119,13 @@ def _widths(layer: Any) -> tuple[list[int], list[int]]:
         return _points(layer.in_features), _points(layer.out_features)
     if layer.groups == 1:
         return _points(layer.in_channels), _points(layer.out_channels)
-    if layer.groups == layer.in_channels == layer.out_channels:
+    if _is_depthwise(layer):
         return [layer.in_channels], _points(layer.out_channels)
     return [layer.in_channels], [layer.out_channels]
+
+
+def _is_depthwise(layer: Any) -> bool:
+    return layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
 
 
 def _points(channels: int) -> list[int]:
@@ -149,10 +151,8 @@ def _twin(layer: Any, ins: int, outs: int) -> Any:
         return nn.Linear(ins, outs, bias)
     transposed = isinstance(layer, TransposedConvolution)
     groups = layer.groups
-    if groups > 1 and outs != layer.out_channels:
+    if _is_depthwise(layer):
         ins = groups = outs
-    elif groups == layer.in_channels == layer.out_channels:
-        ins = outs
     kind = getattr(nn, f"Conv{'Transpose' if transposed else ''}{len(layer.kernel_size)}d")
     more = {"output_padding": layer.output_padding} if transposed else {}
     keys = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
@@ -164,8 +164,7 @@ def _key(layer: Any) -> str:
     if isinstance(layer, nn.Linear):
         return "linear"
     kind = "transposed" if isinstance(layer, TransposedConvolution) else "convolution"
-    depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
-    groups = "each" if depthwise else layer.groups
+    groups = "each" if _is_depthwise(layer) else layer.groups
     return f"{kind} {layer.kernel_size} {layer.stride} {layer.padding} {layer.dilation} {groups} {layer.weight.dtype}"
 
 

@@ -103,11 +103,7 @@ def profile(model: nn.Module, example_inputs: object) -> Profile:
         macs[module] += elements.numel() * (weight.numel() // weight.shape[0])
         outputs[module] += result.nbytes
 
-    unused = {
-        inner for module in model.modules() if getattr(module, "training_only", False) for inner in module.modules()
-    }
-    counted = [(name, module) for name, module in model.named_modules() if module not in unused]
-    names = {module: name for name, module in counted if isinstance(module, (Convolution, nn.Linear))}
+    names = counted_layers(model)
     hooks = [module.register_forward_hook(count) for module in names]
     arguments = positional(example_inputs)
     present = (*model.parameters(), *model.buffers(), *arguments)
@@ -119,6 +115,15 @@ def profile(model: nn.Module, example_inputs: object) -> Profile:
             hook.remove()
     layers = [LayerProfile(name, _parameters(m), macs[m], outputs[m]) for m, name in names.items() if m in macs]
     return Profile(_parameters(model), sum(macs.values()), sum(outputs.values()), live.peak, layers)
+
+
+def counted_layers(model: nn.Module) -> dict[nn.Module, str]:
+    """The convolutions and linear layers that run where a model is used, and their names."""
+    unused = {
+        inner for module in model.modules() if getattr(module, "training_only", False) for inner in module.modules()
+    }
+    counted = [(name, module) for name, module in model.named_modules() if module not in unused]
+    return {module: name for name, module in counted if isinstance(module, (Convolution, nn.Linear))}
 
 
 class _LiveStorages(DispatchMode):

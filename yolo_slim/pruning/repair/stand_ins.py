@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.repair.compensate import compensate
 from yolo_slim.pruning.selection.cost import CostModel
-from yolo_slim.pruning.selection.select import select
+from yolo_slim.pruning.selection.select import prunable_members, select
 from yolo_slim.pruning.selection.selection import Selected, Selection
 from yolo_slim.pruning.sparsity.penalty import small_share
 
@@ -76,10 +76,7 @@ def select_beside_stand_ins(
 
 def _without(graph: ChannelGraph, selection: Selection, scores: Tensor, kept: Tensor) -> Selection:
     """What is left of a ratio for the channels that are not among ``kept``."""
-    members = torch.zeros(graph.num_groups, dtype=torch.int64)
-    for layer in graph.prunable_layers(selection.shortcuts, selection.ignore):
-        groups = layer.groups[layer.prunable]
-        members.index_add_(0, groups, torch.ones_like(groups))
+    members = torch.from_numpy(prunable_members(graph, selection))
     members[scores.isinf().cpu()] = 0
     total, stay = int(members.sum()), int(members[kept].sum())
     return replace(selection, ratio=max(0.0, selection.ratio * total - stay) / max(1, total - stay))

@@ -100,15 +100,21 @@ def select(
     )
 
 
+def prunable_members(graph: ChannelGraph, selection: Selection) -> np.ndarray:
+    """How many prunable channels each group has, as a ratio counts them, int64 (num_groups,)."""
+    members = np.zeros(graph.num_groups, np.int64)
+    for layer in graph.prunable_layers(selection.shortcuts, selection.ignore):
+        np.add.at(members, layer.groups[layer.prunable].cpu().numpy(), 1)
+    return members
+
+
 def _members(graph: ChannelGraph, selection: Selection, values: np.ndarray) -> np.ndarray:
     """How many prunable channels each group has, int64 (num_groups,); none without a score.
 
     Raises:
         ValueError: If there is no prunable channel, or none with a score.
     """
-    members = np.zeros(graph.num_groups, np.int64)
-    for layer in graph.prunable_layers(selection.shortcuts, selection.ignore):
-        np.add.at(members, layer.groups[layer.prunable].numpy(), 1)
+    members = prunable_members(graph, selection)
     if not members.any():
         raise ValueError("no channel is prunable: see graph.reasons, and the patterns in ignore")
     members[values == np.inf] = 0

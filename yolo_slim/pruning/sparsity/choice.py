@@ -10,7 +10,7 @@ from torch import Tensor
 
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.selection.cost import CostModel
-from yolo_slim.pruning.selection.select import select
+from yolo_slim.pruning.selection.select import prunable_members, select
 from yolo_slim.pruning.selection.selection import Selection
 from yolo_slim.pruning.sparsity.resting import without
 
@@ -53,10 +53,7 @@ class Choice:
     @property
     def gone(self) -> float:
         """Share of the channels with a gamma that is chosen, in [0, 1), as a ratio counts them."""
-        members = torch.zeros(len(self.chosen), dtype=torch.int64)
-        for layer in self._graph.prunable_layers(self.selection.shortcuts, self.selection.ignore):
-            groups = layer.groups[layer.prunable].cpu()
-            members.index_add_(0, groups, torch.ones_like(groups))
+        members = torch.from_numpy(prunable_members(self._graph, self.selection))
         members[~self._graph.gated.cpu()] = 0
         return float(members[self.chosen].sum() / members.sum().clamp(min=1))
 
