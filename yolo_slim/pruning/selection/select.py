@@ -56,7 +56,7 @@ def select(
     """
     expect_selection(selection)
     values = _values(graph, scores, selection.per, cost)
-    dense = {} if cost is None else cost.dense()
+    dense = cost.dense() if cost is not None and selection.limits else {}
     limits = {name: limit.of_dense(dense.get(name)) for name, limit in selection.limits.items()}
     budgets = Budgets(limits, cost)
     members = _members(graph, selection, values)
