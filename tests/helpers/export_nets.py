@@ -12,7 +12,7 @@ from yolo_slim.callbacks.slim_checkpoint import prune_module
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.data.shapes import CLASSES
 from yolo_slim.detection.training.detector import YOLODetector
-from yolo_slim.pruning import Importance, Selection
+from yolo_slim.pruning import Importance, Selection, on_own_thread
 
 NAMES = dict(enumerate(CLASSES))
 
@@ -60,5 +60,6 @@ def in_single_precision(file: Path) -> Callable[[Tensor], Tensor]:
     """An OpenVINO model as it stands in the file; by default its runtime takes bfloat16 where the CPU has it."""
     import openvino
 
-    compiled = openvino.Core().compile_model(next(file.glob("*.xml")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model, options = next(file.glob("*.xml")), {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = on_own_thread(lambda: openvino.Core().compile_model(model, "CPU", options))
     return lambda images: torch.cat([torch.from_numpy(compiled(image[None].numpy())[0].copy()) for image in images])

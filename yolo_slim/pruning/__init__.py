@@ -4,6 +4,7 @@ from yolo_slim.pruning.graph.graph import ChannelGraph, Pass
 from yolo_slim.pruning.graph.tracing import default_passes, trace, train_but_statistics
 from yolo_slim.pruning.latency_budget import cost_of
 from yolo_slim.pruning.measure.latency import latencies_ms, latency_ms, onnx_latency_ms
+from yolo_slim.pruning.measure.own_thread import on_own_thread
 from yolo_slim.pruning.measure.profile import profile
 from yolo_slim.pruning.measure.runtimes import RUNTIMES, Latency, expect_runtime, forward_in, times_in_turn
 from yolo_slim.pruning.modules.layers import counts_of_weight
@@ -74,6 +75,7 @@ __all__ = [
     "latencies_ms",
     "latency_ms",
     "make_plan",
+    "on_own_thread",
     "onnx_latency_ms",
     "profile",
     "prune",

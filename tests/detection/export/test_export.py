@@ -14,6 +14,7 @@ from torch import Tensor
 from ultralytics.utils.nms import non_max_suppression
 
 from tests.helpers.export_nets import NAMES, in_single_precision, lively, shapes_data, shapes_images
+from tests.helpers.signal_stack import signal_stack
 from yolo_slim.detection.export.export import export_network
 from yolo_slim.detection.export.formats import ExportOptions, check_formats, split_formats
 from yolo_slim.detection.export.runtime import ExportedDetector
@@ -74,8 +75,10 @@ def expect_same(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> None:
 def test_same_boxes_and_scores_as_the_network(net, export, images, name):
     file = export(name)
     assert file.name == {"onnx": "best.onnx", "torchscript": "best.torchscript"}.get(name, "best_openvino_model")
+    stack = signal_stack()
     detector = ExportedDetector(file)
     assert detector.names == NAMES
+    assert signal_stack() == stack  # of a runtime that is gone, the next signal would end the process
     if name == "openvino":
         expect_same(in_single_precision(file)(images), expected(net, images))
     expect_same(detector(images), expected(net, images), 0.05 if name == "openvino" else 1e-4)

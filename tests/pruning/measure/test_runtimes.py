@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from tests.helpers.places import ROOT
 from yolo_slim.pruning import Latency, expect_runtime, forward_in, times_in_turn
 from yolo_slim.pruning.measure import runtimes
 
@@ -39,6 +42,32 @@ def test_openvino_computes_what_the_model_does():
     model, images = net().eval(), torch.rand(2, 3, 16, 16)
     (found,) = forward_in(Latency("openvino"), model, images)().values()
     assert torch.allclose(torch.from_numpy(found), model(images), atol=2e-2)  # bfloat16 where that is fast
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are read as Linux has them")
+@pytest.mark.parametrize("released", ["here", "on another thread"])
+def test_signals_are_survived_after_openvino(released):
+    pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    code = f"""
+import gc, os, signal, threading, torch
+from torch import nn
+from yolo_slim.pruning import Latency, forward_in
+signal.signal(signal.SIGTERM, lambda *about: print("heeded"))
+held = [forward_in(Latency("openvino"), nn.Conv2d(3, 8, 3), torch.rand(1, 3, 16, 16))]
+held[0]()
+os.kill(os.getpid(), signal.SIGTERM)
+release = lambda: (held.clear(), gc.collect())
+if {released == "here"}:
+    release()
+else:
+    thread = threading.Thread(target=release)
+    thread.start()
+    thread.join()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (0, "heeded\nheeded\n"), done.stderr
 
 
 def test_inputs_of_the_batch_and_side():

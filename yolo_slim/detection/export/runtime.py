@@ -15,6 +15,7 @@ from yolo_slim.detection.files.weights import load_network
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.training.calibration import relabelled
 from yolo_slim.detection.training.detector import YOLODetector
+from yolo_slim.pruning import on_own_thread
 
 
 class ExportedDetector(nn.Module):
@@ -42,7 +43,7 @@ class ExportedDetector(nn.Module):
             self.names: dict[int, str] = dict(self.model.names)
         else:
             with undisturbed():
-                self.model = AutoBackend(str(path), device=self.device)
+                self.model = on_own_thread(lambda: AutoBackend(str(path), device=self.device))
             self.names = dict(self.model.names)
 
     @torch.no_grad()

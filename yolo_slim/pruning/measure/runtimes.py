@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.measure.latency import bound, device_of, onnx_session, positional, write_onnx
+from yolo_slim.pruning.measure.own_thread import on_own_thread
 
 K = TypeVar("K")
 Runtime = Literal["torch", "onnxruntime", "openvino", "tensorrt"]
@@ -159,7 +160,8 @@ def _in_openvino(model: nn.Module, example_inputs: object, threads: int | None) 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(model, example_inputs, path)
-        request = openvino.Core().compile_model(str(path), "CPU", options).create_infer_request()
+        compiled = on_own_thread(lambda: openvino.Core().compile_model(str(path), "CPU", options))
+    request = compiled.create_infer_request()
     for i, tensor in enumerate(t for t in positional(example_inputs) if isinstance(t, Tensor)):
         request.set_input_tensor(i, openvino.Tensor(tensor.detach().cpu().numpy()))
     return request.infer
