@@ -57,6 +57,7 @@ VERBS = {
     "validate": Verb("mAP of a checkpoint on the validation images", "fit"),
     "test": Verb("mAP of a checkpoint on the test images", "fit"),
     "predict": Verb("draw and write the boxes that a checkpoint finds in images", "fit"),
+    "sensitivity": Verb("measure which layers bear to lose channels, for prune to choose by", "sensitivity"),
     "prune": Verb("remove the channels that matter least and save the slim model", "prune"),
     "export": Verb("write ONNX, TorchScript, OpenVINO, ... files and measure their size, latency and mAP", "export"),
     "slim": Verb("all phases in one resumable command: train, sparse-train, prune, finetune", "slim"),
@@ -76,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
-        verbs = "\n".join(f"  {name:10}{verb.summary}" for name, verb in VERBS.items())
+        verbs = "\n".join(f"  {name:12}{verb.summary}" for name, verb in VERBS.items())
         print(USAGE.format(program=called(), verbs=verbs), end="")
         return
     if verb == "--version":

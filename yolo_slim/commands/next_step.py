@@ -39,6 +39,18 @@ def finetune(slim: Path, pruned: str | Path, data: str | None) -> str:
     return command if known else f"{command}  # DATA.yaml: what it was trained on"
 
 
+def prune_by(sensitivity: Path) -> str:
+    """The command that prunes by a measured sensitivity, whatever the model was; the budget is an example.
+
+    Args:
+        sensitivity: The folder of the measurement.
+    """
+    about = read_yaml(sensitivity / "sensitivity.yaml")
+    words = ["prune", "--model.weights", about["weights"]["file"], "--selection.max_flops", "50%"]
+    data = ["--data.data", about["data"]["file"]]
+    return shlex.join([*_program(), *words, "--selection.sensitivity", str(sensitivity), *data])
+
+
 def _program() -> list[str]:
     """How the command line is started: from a checkout, here or elsewhere, or as it is installed."""
     script = next((path for path in (Path("train.py"), _PROJECT / "train.py") if path.is_file()), None)

@@ -14,7 +14,7 @@ from yolo_slim.detection import YOLODataModule, choose_imgsz, expect_given, load
 from yolo_slim.pruning import PruningReport
 from yolo_slim.reporting import layers_table
 from yolo_slim.wording import say
-from yolo_slim.workflow import PruneSettings, discard_untrained, new_run_folder, prune_file, size_of
+from yolo_slim.workflow import PruneSettings, discard_untrained, new_run_folder, prune_file, rises, size_of
 
 
 def parser() -> ArgumentParser:
@@ -60,6 +60,11 @@ def _show(report: PruningReport, before: str | Path, after: Path, imgsz: int, ru
     old, new = (size_of(load_network(path), imgsz) for path in (before, after))
     print(f"asked: {report.request}; removed {report.reached:.1%} of the prunable channels")
     print(f"threshold: {report.threshold:.4g}, and {report.kept_below} channels below it stay")
+    if report.emptying is not None:
+        highest, ratio = report.emptying
+        print(f"highest threshold that empties no layer: {highest:.4g}, a ratio of {ratio:.1%}")
+    if report.predicted_rise is not None:
+        print(rises(report.predicted_rise, report.measured_rise))
     for rule, kept in (("min_channels", report.held), ("equal parts or round_to", report.bound)):
         if kept:
             some = ", ".join(f"{module} ({count})" for module, count in list(kept.items())[:5])

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from yolo_slim.detection.training.calibration import relabelled as relabelled
     from yolo_slim.detection.training.detector import YOLODetector as YOLODetector
     from yolo_slim.detection.training.divergence import DivergedError as DivergedError
+    from yolo_slim.detection.training.evaluation import Evaluation as Evaluation
+    from yolo_slim.detection.training.evaluation import Metric as Metric
     from yolo_slim.detection.training.hyperparameters import Hyperparameters as Hyperparameters
     from yolo_slim.detection.training.metrics import SCORE_NAMES as SCORE_NAMES
     from yolo_slim.detection.training.prediction_writer import PredictionWriter as PredictionWriter
@@ -67,6 +69,7 @@ __getattr__, __dir__, __all__ = face(
         "training.calibration": "observe_gradients relabelled",
         "training.detector": "YOLODetector",
         "training.divergence": "DivergedError",
+        "training.evaluation": "Evaluation Metric",
         "training.hyperparameters": "Hyperparameters",
         "training.metrics": "SCORE_NAMES",
         "training.prediction_writer": "PredictionWriter",

@@ -16,8 +16,10 @@ from yolo_slim.pruning.repair.recalibrate import recalibrate
 from yolo_slim.pruning.scores.importance import Importance, gamma_importance, importance_scores
 from yolo_slim.pruning.scores.taylor import Taylor
 from yolo_slim.pruning.selection.cost import CostModel
+from yolo_slim.pruning.selection.curves import TABLE as SENSITIVITY_TABLE
 from yolo_slim.pruning.selection.select import select
 from yolo_slim.pruning.selection.selection import Selected, Selection
+from yolo_slim.pruning.sensitivity import RATIOS, Row, Sensitivity, check_ratios, relative_rise
 from yolo_slim.pruning.sparsity.choice import Choice
 from yolo_slim.pruning.sparsity.growing import Growing
 from yolo_slim.pruning.sparsity.penalty import (
@@ -51,17 +53,22 @@ __all__ = [
     "Proximal",
     "PruningPlan",
     "PruningReport",
+    "RATIOS",
     "RUNTIMES",
     "Resting",
+    "Row",
+    "SENSITIVITY_TABLE",
     "SMALL_GAMMA",
     "Selected",
     "Selection",
+    "Sensitivity",
     "Structure",
     "Subgradient",
     "Taylor",
     "apply_plan",
     "apply_structure",
     "check_prune",
+    "check_ratios",
     "compensate",
     "cost_of",
     "counts_of_weight",
@@ -80,6 +87,7 @@ __all__ = [
     "profile",
     "prune",
     "recalibrate",
+    "relative_rise",
     "restore_structure",
     "restored",
     "save_whole",

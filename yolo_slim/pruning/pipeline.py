@@ -59,6 +59,10 @@ class PruningReport:
         flops_before: Operations of a forward of the dense model, None where no example inputs were given.
         flops_after: The same of the smaller model.
         latency_ms: Of a forward of the smaller model, None without a budget for it.
+        predicted_rise: How far a sensitivity foresees the loss to rise, relative to the dense model's; None without.
+        measured_rise: How far it rose, None where that was not measured.
+        emptying: The highest threshold that would have emptied no layer, and the ratio that it is; None where layers
+            are not compared by these scores.
         fixed: Why channels may not be dropped.
     """
 
@@ -79,12 +83,17 @@ class PruningReport:
     flops_before: int | None
     flops_after: int | None
     latency_ms: float | None
+    predicted_rise: float | None
+    measured_rise: float | None
+    emptying: tuple[float, float] | None
     fixed: list[Fixed]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a YAML or JSON file or a checkpoint."""
         done = self.compensation and {k: v for k, v in vars(self.compensation).items() if k != "dropped"}
-        return {**asdict(replace(self, compensation=None)), "plan": self.plan.to_dict(), "compensation": done}
+        plain = asdict(replace(self, compensation=None, emptying=None))
+        emptying = self.emptying and dict(zip(("threshold", "ratio"), self.emptying, strict=True))
+        return {**plain, "plan": self.plan.to_dict(), "compensation": done, "emptying": emptying}
 
 
 def prune(
@@ -180,6 +189,9 @@ def prune(
         flops_before=None if cost is None else cost.flops(torch.zeros_like(dropped)),
         flops_after=None if cost is None else cost.flops(dropped),
         latency_ms=selected.latency_ms,
+        predicted_rise=selected.predicted_rise,
+        measured_rise=None,
+        emptying=selected.emptying,
         fixed=graph.reasons,
     )
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from yolo_slim.reporting.html import write_report as write_report
     from yolo_slim.reporting.plots import gamma_histograms as gamma_histograms
     from yolo_slim.reporting.plots import training_curves as training_curves
+    from yolo_slim.reporting.sensitivity import heat_map as heat_map
+    from yolo_slim.reporting.sensitivity import sensitivity_markdown as sensitivity_markdown
     from yolo_slim.reporting.tables import ExportRow as ExportRow
     from yolo_slim.reporting.tables import StateRow as StateRow
     from yolo_slim.reporting.tables import exports_markdown as exports_markdown
@@ -25,6 +27,7 @@ __getattr__, __dir__, __all__ = face(
     {
         "html": "write_report",
         "plots": "gamma_histograms training_curves",
+        "sensitivity": "heat_map sensitivity_markdown",
         "tables": "ExportRow StateRow exports_markdown exports_table layers_table runtimes_markdown runtimes_table "
         "states_markdown states_table",
     },

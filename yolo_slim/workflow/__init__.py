@@ -24,10 +24,15 @@ if TYPE_CHECKING:
     from yolo_slim.workflow.launch import rank as rank
     from yolo_slim.workflow.measuring import size_of as size_of
     from yolo_slim.workflow.pruning import prune_file as prune_file
+    from yolo_slim.workflow.pruning import rises as rises
     from yolo_slim.workflow.recipe import run_recipe as run_recipe
     from yolo_slim.workflow.resuming import recipe_folder as recipe_folder
     from yolo_slim.workflow.run_folder import discard_untrained as discard_untrained
     from yolo_slim.workflow.run_folder import new_run_folder as new_run_folder
+    from yolo_slim.workflow.run_folder import sanitize as sanitize
+    from yolo_slim.workflow.sensitivity import SensitivitySettings as SensitivitySettings
+    from yolo_slim.workflow.sensitivity import measure_sensitivity as measure_sensitivity
+    from yolo_slim.workflow.sensitivity import merge_sensitivities as merge_sensitivities
     from yolo_slim.workflow.settings import OWN_TRAINER_ARGUMENTS as OWN_TRAINER_ARGUMENTS
     from yolo_slim.workflow.settings import FitPhase as FitPhase
     from yolo_slim.workflow.settings import PrunePhase as PrunePhase
@@ -45,10 +50,11 @@ __getattr__, __dir__, __all__ = face(
         "quiet_bar watchers",
         "launch": "rank",
         "measuring": "size_of",
-        "pruning": "prune_file",
+        "pruning": "prune_file rises",
         "recipe": "run_recipe",
         "resuming": "recipe_folder",
-        "run_folder": "discard_untrained new_run_folder",
+        "run_folder": "discard_untrained new_run_folder sanitize",
+        "sensitivity": "SensitivitySettings measure_sensitivity merge_sensitivities",
         "settings": "FitPhase OWN_TRAINER_ARGUMENTS PrunePhase PruneSettings RecipeSettings SparsePhase",
         "signals": "heeded",
     },

@@ -71,7 +71,11 @@ class DetectorLosses(LightningModule):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Sum of the losses of a batch's images as Ultralytics normalises it; for gradients outside of a fit."""
-        return self._loss(self.outputs(batch["img"]), batch)[0].sum()
+        return self.loss_of(self.outputs(batch["img"]), batch)
+
+    def loss_of(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
+        """The same of what the network has given for the images."""
+        return self._loss(outputs, batch)[0].sum()
 
     def auxiliary_loss(self) -> Tensor | float:
         """What callbacks add to the loss of a batch, per image as Ultralytics' own parts."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.repair.compensate import compensate
 from yolo_slim.pruning.selection.cost import CostModel
-from yolo_slim.pruning.selection.select import prunable_members, select
+from yolo_slim.pruning.selection.select import select
 from yolo_slim.pruning.selection.selection import Selected, Selection
+from yolo_slim.pruning.selection.units import prunable_members
 from yolo_slim.pruning.sparsity.penalty import small_share
 
 

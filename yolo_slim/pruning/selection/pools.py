@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_slim.pruning.graph.coupling import connected
 from yolo_slim.pruning.graph.graph import ChannelGraph
 from yolo_slim.pruning.selection.budgets import CLOSE, Budgets
 from yolo_slim.pruning.selection.constraints import Constraints
 from yolo_slim.pruning.selection.selection import Selection
+from yolo_slim.pruning.selection.units import cells, shares
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,32 @@ class BudgetPool(Pool):
         return count, self.budgets.give_back(chosen, self.order[:count], constraints.dropped, self.layers)
 
 
+@dataclass(frozen=True)
+class RisePool(Pool):
+    """The lowest groups, as long as what is foreseen of the loss stays within a limit.
+
+    Attributes:
+        rise: Bool (num_groups,), what is dropped -> the figure that is limited.
+        most: The limit.
+    """
+
+    rise: Callable[[np.ndarray], float]
+    most: float
+
+    def choose(self, chosen: np.ndarray, constraints: Constraints) -> tuple[int, np.ndarray]:
+        """Finds the largest number by bisection."""
+        beyond = range(len(self.order) + 1)
+        count = bisect_right(beyond, self.most, key=lambda n: self.rise(constraints.dropped(self.first(n, chosen)))) - 1
+        return max(count, 0), self.first(max(count, 0), chosen)
+
+
 def make_pools(
-    graph: ChannelGraph, selection: Selection, members: np.ndarray, values: np.ndarray, budgets: Budgets
+    graph: ChannelGraph,
+    selection: Selection,
+    members: np.ndarray,
+    values: np.ndarray,
+    budgets: Budgets,
+    rise: Callable[[np.ndarray], float] | None = None,
 ) -> tuple[list[Pool], np.ndarray]:
     """One pool for each pattern of ``selection.ratios``, and one for all groups that none of them concerns, the last.
 
@@ -221,6 +245,7 @@ def make_pools(
         members: int64 (num_groups,), prunable channels of each group; a candidate has some.
         values: (num_groups,), lowest first.
         budgets: The limits of the selection.
+        rise: What its ``max_rise`` limits, as a function of bool (num_groups,), what is dropped.
 
     Returns:
         The pools, and int64 (n,), the candidates of all pools in the order of dropping.
@@ -239,13 +264,15 @@ def make_pools(
     order = order[np.argsort(values[order], kind="stable")]
     local = selection.scope == "local"
     if local:
-        share = _shares(_cells(graph, pool_of), order, members)
+        share = shares(cells(graph, pool_of), order, members)
         order = order[np.argsort(share[order], kind="stable")]
     layers = tuple(graph.arrays.layers.values())
     pools: list[Pool] = []
     for i, asked_here in enumerate([*(asked for _, asked in ratios), selection.ratio]):
         own, counted = order[pool_of[order] == i], np.where(pool_of == i, members, 0)
-        if i == len(ratios) and budgets.limits:
+        if i == len(ratios) and rise is not None and selection.max_rise is not None:
+            pools.append(RisePool(counted, own, rise, selection.max_rise))
+        elif i == len(ratios) and budgets.limits:
             pools.append(BudgetPool(counted, own, budgets, layers))
         elif local:
             pools.append(LocalPool(counted, own, asked_here, share[own]))
@@ -269,29 +296,3 @@ def _with_equal_parts(equal_counts: list[list[np.ndarray]], groups: np.ndarray) 
             for part in parts:
                 groups[part] = True
     return groups
-
-
-def _cells(graph: ChannelGraph, pool_of: np.ndarray) -> np.ndarray:
-    """Int64 (num_groups,): equal for groups of layers that share groups, apart by pool and by parts kept equal."""
-    edges = [(groups[:-1], groups[1:]) for groups in graph.arrays.layers.values()]
-    _, cell = connected(graph.num_groups, edges)
-    tags = [pool_of]
-    for parts in graph.arrays.equal_counts:
-        tags.append(np.zeros(graph.num_groups, np.int64))
-        for i, part in enumerate(parts, start=1):
-            tags[-1][part] = i
-    for tag in tags:
-        cell = np.unique(cell * (int(tag.max()) + 1) + tag, return_inverse=True)[1].reshape(-1)
-    return cell
-
-
-def _shares(cell: np.ndarray, order: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Share of a cell's channels in each candidate and those before it in ``order``, float64 (num_groups,)."""
-    total = np.bincount(cell, weights=members)
-    by_cell = order[np.argsort(cell[order], kind="stable")]
-    running = np.cumsum(members[by_cell])
-    first = np.searchsorted(cell[by_cell], cell[by_cell])
-    before = running[first] - members[by_cell[first]]
-    share = np.ones(len(cell))
-    share[by_cell] = (running - before) / total[cell[by_cell]]
-    return share

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from yolo_slim.pruning.graph.graph import ChannelGraph
+from yolo_slim.pruning.selection.allocate import Sensitivities
 from yolo_slim.pruning.selection.budgets import Budgets
 from yolo_slim.pruning.selection.constraints import Constraints
 from yolo_slim.pruning.selection.cost import CostModel
+from yolo_slim.pruning.selection.curves import read_curves
 from yolo_slim.pruning.selection.pools import Pool, UnreachableError, asked_ratio, make_pools
 from yolo_slim.pruning.selection.selection import Selected, Selection, Widths, expect_selection
+from yolo_slim.pruning.selection.units import prunable_members
 from yolo_slim.wording import brief
 
 
@@ -36,6 +42,9 @@ def select(
     the ratio, less what the rules keep; a budget searches for one ratio. Channels that ``ratios`` concerns are dropped
     first, at their ratios; a budget is then reached with the others.
 
+    With a ``sensitivity`` the scores only say which channels of a unit go first. How many of each go follows from what
+    was measured, by ``allocate``: it makes other scores of them, which are then compared as above.
+
     Args:
         graph: The channel graph.
         scores: (num_groups,), higher = keep; groups with +inf are always kept.
@@ -56,11 +65,37 @@ def select(
     """
     expect_selection(selection)
     values = _values(graph, scores, selection.per, cost)
+    members = _members(graph, selection, values)
+    if selection.sensitivity is None:
+        return _lowest(graph, values, members, selection, cost)
+    curves, channels = read_curves(selection.sensitivity), prunable_members(graph, selection)
+    measured = Sensitivities(graph, curves, members, channels, _values(graph, scores, "channel", None))
+    # What units save is not quite a sum: where one ceiling for all units is better than the knapsack, it is taken.
+    tried = ("knapsack", "equal_loss") if selection.allocate == "knapsack" else (selection.allocate,)
+    found = []
+    for allocate in tried:
+        values = measured.values(allocate, cost, list(selection.limits))
+        if selection.per != "channel":
+            values = _values(graph, torch.from_numpy(values), selection.per, cost)
+        rise = measured.highest if allocate == "equal_loss" else measured.predicted
+        selected = _lowest(graph, values, members, selection, cost, rise)
+        found.append(replace(selected, predicted_rise=measured.predicted(selected.dropped.numpy())))
+    return min(found, key=lambda selected: selected.predicted_rise or 0.0)
+
+
+def _lowest(
+    graph: ChannelGraph,
+    values: np.ndarray,
+    members: np.ndarray,
+    selection: Selection,
+    cost: CostModel | None,
+    rise: Callable[[np.ndarray], float] | None = None,
+) -> Selected:
+    """Drops the groups with the lowest values; arguments as of :func:`make_pools`."""
     dense = cost.dense() if cost is not None and selection.limits else {}
     limits = {name: limit.of_dense(dense.get(name)) for name, limit in selection.limits.items()}
     budgets = Budgets(limits, cost)
-    members = _members(graph, selection, values)
-    pools, order = make_pools(graph, selection, members, values, budgets)
+    pools, order = make_pools(graph, selection, members, values, budgets, rise)
     rank = np.full(graph.num_groups, len(order))
     rank[order] = np.arange(len(order))
     for widths in selection.widths:
@@ -87,7 +122,7 @@ def select(
     return Selected(
         dropped=groups,
         request=str(selection),
-        asked=reached if limits else asked_ratio(pools),
+        asked=reached if limits or selection.max_rise is not None else asked_ratio(pools),
         reached=reached,
         threshold=float(values[dropped].max()) if dropped.any() else 0.0,
         held=_per_layer(graph, below & constraints.protected),
@@ -97,15 +132,8 @@ def select(
         params=None if cost is None else cost.params(groups),
         flops=None if cost is None else cost.flops(groups),
         latency_ms=cost.latency_ms(groups) if cost is not None and "max_latency_ms" in limits else None,
+        emptying=_emptying(graph, values, members) if selection.scope == "global" and rise is None else None,
     )
-
-
-def prunable_members(graph: ChannelGraph, selection: Selection) -> np.ndarray:
-    """How many prunable channels each group has, as a ratio counts them, int64 (num_groups,)."""
-    members = np.zeros(graph.num_groups, np.int64)
-    for layer in graph.prunable_layers(selection.shortcuts, selection.ignore):
-        np.add.at(members, layer.groups[layer.prunable].cpu().numpy(), 1)
-    return members
 
 
 def _members(graph: ChannelGraph, selection: Selection, values: np.ndarray) -> np.ndarray:
@@ -144,6 +172,15 @@ def _values(graph: ChannelGraph, scores: Tensor, per: str, cost: CostModel | Non
     least = 1e-3 * saving[finite].mean() if per == "latency" and saving[finite].any() else 1.0
     saving = saving.clip(min=least)
     return values / (saving / saving[finite].mean()) if finite.any() else values
+
+
+def _emptying(graph: ChannelGraph, values: np.ndarray, members: np.ndarray) -> tuple[float, float] | None:
+    """The highest threshold below which no layer has all of its channels, and the ratio of the channels below it."""
+    prunable = [groups for groups in graph.arrays.layers.values() if (members[groups] > 0).all()]
+    if not prunable:
+        return None
+    threshold = min(float(values[groups].max()) for groups in prunable)
+    return threshold, float(members[values < threshold].sum() / members.sum())
 
 
 def _per_layer(graph: ChannelGraph, groups: np.ndarray) -> dict[str, int]:

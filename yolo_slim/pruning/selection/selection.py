@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -12,6 +12,8 @@ from yolo_slim.pruning.measure.runtimes import Latency
 from yolo_slim.pruning.selection.limits import Limit, parse_latency, parse_limit
 from yolo_slim.wording import brief
 
+#: How a sensitivity says what goes of each unit.
+Allocate = Literal["calibrate", "equal_loss", "knapsack", "fzi"]
 BUDGETS = ("max_params", "max_flops", "max_latency_ms")
 #: A vector of AVX-512 holds 16 floats. AVX2, NEON and tensor cores in half precision work in 8, which 16 is a multiple
 #: of; integer tensor cores in 16 or 32.
@@ -70,6 +72,15 @@ class Selection:
     """Patterns (fnmatch) of module names whose output channels stay, with all modules inside."""
     latency: Latency = field(default_factory=Latency)
     """Where and how a latency is measured."""
+    sensitivity: str | None = None
+    """Folder that the verb ``sensitivity`` wrote for this model: how much of each unit goes follows from it."""
+    allocate: Allocate = "calibrate"
+    """How, with a ``sensitivity``: "calibrate" scales the scores of each unit so that their sum follows its curve;
+    "equal_loss" lets each unit raise the loss alike; "knapsack" raises it least for what is saved; "fzi" is the rule of
+    Pavlitska et al., arXiv 2405.03715, which needs mAP."""
+    max_rise: float | None = None
+    """In place of a budget or ratio, with a ``sensitivity``: how far the loss may rise as foreseen, relative to that of
+    the model as it is; with "equal_loss" for each unit, else for their sum."""
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -94,9 +105,26 @@ class Selection:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected {' or '.join(map(repr, allowed))}")
+        self._check_sensitivity()
         if isinstance(self.ignore, str):
             raise ValueError(f"ignore={self.ignore!r}: expected a list of patterns, e.g. ['{self.ignore}']")
         self.ignore = tuple(self.ignore)
+
+    def _check_sensitivity(self) -> None:
+        if self.allocate not in get_args(Allocate):
+            raise ValueError(f"allocate={self.allocate!r}: expected one of {', '.join(get_args(Allocate))}")
+        if self.max_rise is not None and not self.max_rise >= 0:
+            raise ValueError(f"max_rise={self.max_rise}: expected a share of the loss of at least 0, e.g. 0.1")
+        if self.sensitivity is None:
+            if self.max_rise is not None:
+                raise ValueError(f"max_rise={self.max_rise} needs a sensitivity: give the folder of one")
+            return
+        if self.scope == "local":
+            raise ValueError("scope='local' beside a sensitivity: the curves say how much of each layer goes")
+        if self.per != "channel" and self.allocate != "calibrate":
+            raise ValueError(f"per={self.per!r} beside allocate={self.allocate!r}: it goes with 'calibrate' alone")
+        if self.max_rise is not None and self.limits:
+            raise ValueError(f"max_rise={self.max_rise} beside {', '.join(self.limits)}: give one of them")
 
     @property
     def ratio_list(self) -> list[tuple[str, float]]:
@@ -117,7 +145,8 @@ class Selection:
     @property
     def needs_example(self) -> bool:
         """Whether it depends on the size of the inputs that the model will be used with."""
-        return bool(self.limits) or self.per != "channel"
+        allocated = self.sensitivity is not None and self.allocate in ("knapsack", "fzi")
+        return bool(self.limits) or self.per != "channel" or allocated
 
     @property
     def needs_times(self) -> bool:
@@ -158,14 +187,19 @@ class Selection:
         for name, limit in numbers.limits.items():
             limits[name] = limit.value + (1 - share) * max(0.0, dense[name] - limit.value)
         ratios = [(pattern, share * ratio) for pattern, ratio in self.ratio_list]
-        return replace(numbers, ratio=share * self.ratio, ratios=ratios, **limits)
+        rise = None if self.max_rise is None else share * self.max_rise
+        return replace(numbers, ratio=share * self.ratio, ratios=ratios, max_rise=rise, **limits)
 
     def __str__(self) -> str:
         """What is asked, for people: "50.0% of the channels, 0.0% in model.22"."""
         asked = " and ".join(limit.words(name) for name, limit in self.limits.items())
         asked = f"at most {asked}" if asked else f"{self.ratio:.1%} of the channels"
+        if self.max_rise is not None:
+            asked = f"what raises the loss by {self.max_rise:.1%}"
         if self.scope == "local":
             asked += " of every layer" if not self.limits else " at one ratio for every layer"
+        if self.sensitivity is not None:
+            asked += f" by {self.allocate} of {self.sensitivity}"
         return ", ".join([asked, *(f"{ratio:.1%} in {pattern}" for pattern, ratio in self.ratio_list)])
 
 
@@ -188,6 +222,9 @@ class Selected:
         params: Parameters that are left, None where no cost model was given.
         flops: Floating-point operations of a forward that are left, None where no cost model was given.
         latency_ms: Milliseconds of a forward that are foreseen, or measured; None without a budget for them.
+        predicted_rise: How far the loss rises as foreseen, relative to the model's as it is; None without sensitivity.
+        emptying: The highest threshold that empties no layer, whatever the rules keep, and the ratio that it is; None
+            with scope "local" or a sensitivity.
     """
 
     dropped: Tensor
@@ -202,6 +239,8 @@ class Selected:
     params: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
+    predicted_rise: float | None = None
+    emptying: tuple[float, float] | None = None
 
 
 def expect_selection(selection: object) -> None:
