@@ -20,6 +20,7 @@ from yolo_slim.workflow import (
     FitPhase,
     PrunePhase,
     RecipeSettings,
+    RoundSettings,
     SparsePhase,
     recipe_folder,
     run_recipe,
@@ -47,6 +48,7 @@ def parser() -> ArgumentParser:
         keys.add_argument(f"--{phase}.enabled", type=bool, default=True, help=what)
         keys.add_class_arguments(FitPhase, phase, skip={"enabled", "hyp"}, instantiate=False, as_group=False)
         keys.add_class_arguments(Hyperparameters, f"{phase}.hyp")
+    keys.add_class_arguments(RoundSettings, "rounds")
     # The prune removes what the sparse phase prepared: one selection serves both.
     shared = {"ratio", "min_channels", "shortcuts", "ignore"}
     keys.add_class_arguments(GammaSparsity, "sparse.sparsity", skip={"target", *shared})
@@ -69,13 +71,13 @@ def main(arguments: Sequence[str]) -> None:
     written = yaml.safe_load(keys.dump(values))
     written.pop("config", None)
     with recipe_folder(values.project, values.name, written) as folder:
-        rows, checkpoints = run_recipe(settings, folder)
+        rows, checkpoints, result = run_recipe(settings, folder)
     if rows:
         Console().print(states_table(rows))
         if (by_runtime := runtimes_table(rows)) is not None:
             Console().print(by_runtime)
         say(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
-        say(f"The {rows[-1].state} model is {checkpoints[rows[-1].state]}")
+        say(f"The {result} model is {checkpoints[result]}")
 
 
 def _settings(values: Namespace) -> RecipeSettings:
@@ -91,5 +93,6 @@ def _settings(values: Namespace) -> RecipeSettings:
         sparse=SparsePhase(**fit(values.sparse), sparsity=values.sparse.sparsity),
         prune=PrunePhase(**prune_arguments(values.prune), enabled=values.prune.enabled),
         finetune=FitPhase(**fit(values.finetune)),
+        rounds=values.rounds,
         trainer={name: value for name, value in vars(values.trainer).items() if value is not None},
     )

@@ -9,6 +9,7 @@ from yolo_slim.lazy import face
 if TYPE_CHECKING:
     from yolo_slim.reporting.html import write_report as write_report
     from yolo_slim.reporting.plots import gamma_histograms as gamma_histograms
+    from yolo_slim.reporting.plots import rounds_plot as rounds_plot
     from yolo_slim.reporting.plots import training_curves as training_curves
     from yolo_slim.reporting.sensitivity import heat_map as heat_map
     from yolo_slim.reporting.sensitivity import sensitivity_markdown as sensitivity_markdown
@@ -26,7 +27,7 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "html": "write_report",
-        "plots": "gamma_histograms training_curves",
+        "plots": "gamma_histograms rounds_plot training_curves",
         "sensitivity": "heat_map sensitivity_markdown",
         "tables": "ExportRow StateRow exports_markdown exports_table layers_table runtimes_markdown runtimes_table "
         "states_markdown states_table",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from yolo_slim.files import whole
 from yolo_slim.pruning import SMALL_GAMMA
+from yolo_slim.reporting.tables import StateRow
 
 _SMALLEST = 1e-5  # left end of the logarithmic axis; zeros are drawn there
 _COLORS = {"baseline": "#4c72b0", "sparse": "#dd8452", "slim": "#55a868", "finetuned": "#c44e52"}
@@ -72,7 +73,7 @@ def training_curves(csv_paths: Mapping[str, Path], path: str | Path) -> None:
     for number, (state, csv_path) in enumerate(csv_paths.items()):
         scores = _scores(csv_path)
         epochs = [start + epoch + 1 for epoch in scores]
-        color = _COLORS.get(state, f"C{number}")
+        color = _COLORS.get(state.partition(" ")[0], f"C{number}")
         axes.plot(epochs, list(scores.values()), marker="o", markersize=3, color=color, label=state)
         if number:
             axes.axvline(start + 0.5, color="gray", linestyle=":", linewidth=1)
@@ -82,6 +83,37 @@ def training_curves(csv_paths: Mapping[str, Path], path: str | Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
+    with whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def rounds_plot(rows: Sequence[StateRow], path: str | Path, limit: float | None = None) -> None:
+    """Draws mAP50-95 after each prune and after each finetune against parameters and operations.
+
+    Args:
+        rows: The states of a recipe in rounds: the baseline, then "slim 1", "finetuned 1", ...
+        path: The PNG to write.
+        limit: The lowest mAP50-95 that was allowed, drawn as a line.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    costs = (("parameters, M", [row.parameters / 1e6 for row in rows]), ("GFLOPs", [row.gflops for row in rows]))
+    for axes, (label, cost) in zip(panels, costs, strict=True):
+        points = list(zip(rows, cost, strict=True))
+        axes.plot([points[0][1]], [rows[0].map], "*", markersize=14, color=_COLORS["baseline"], label="dense")
+        for state, what in (("slim", "after the prune"), ("finetuned", "after the finetune")):
+            own = [(at, row) for row, at in points if row.state.partition(" ")[0] == state]
+            axes.plot([at for at, _ in own], [row.map for _, row in own], "o-", color=_COLORS[state], label=what)
+            for at, row in own if state == "finetuned" else ():
+                number = row.state.partition(" ")[2]
+                axes.annotate(number, (at, row.map), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
+        if limit is not None:
+            axes.axhline(limit, color="gray", linestyle="--", linewidth=1, label="lowest allowed")
+        axes.set(xlabel=label, xlim=(0, 1.05 * max(cost)))
+        axes.grid(alpha=0.3)
+    panels[0].set(ylabel="mAP50-95")
+    panels[0].set_ylim(bottom=0)
+    panels[1].legend(loc="lower right")
     with whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from yolo_slim.workflow.settings import PrunePhase as PrunePhase
     from yolo_slim.workflow.settings import PruneSettings as PruneSettings
     from yolo_slim.workflow.settings import RecipeSettings as RecipeSettings
+    from yolo_slim.workflow.settings import RoundSettings as RoundSettings
     from yolo_slim.workflow.settings import SparsePhase as SparsePhase
     from yolo_slim.workflow.signals import heeded as heeded
 
@@ -55,7 +56,7 @@ __getattr__, __dir__, __all__ = face(
         "resuming": "recipe_folder",
         "run_folder": "discard_untrained new_run_folder sanitize",
         "sensitivity": "SensitivitySettings measure_sensitivity merge_sensitivities",
-        "settings": "FitPhase OWN_TRAINER_ARGUMENTS PrunePhase PruneSettings RecipeSettings SparsePhase",
+        "settings": "FitPhase OWN_TRAINER_ARGUMENTS PrunePhase PruneSettings RecipeSettings RoundSettings SparsePhase",
         "signals": "heeded",
     },
 )

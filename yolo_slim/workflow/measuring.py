@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolo_slim.detection import as_deployed, load_network
+from yolo_slim.callbacks import Target
+from yolo_slim.detection import YOLODetector, as_deployed, load_network
 from yolo_slim.pruning import (
     RUNTIMES,
     Latency,
+    Selection,
+    cost_of,
     expect_runtime,
     forward_in,
     gamma_magnitudes,
@@ -40,6 +43,20 @@ def size_of(net: nn.Module, imgsz: int) -> Size:
     images = torch.zeros(1, 3, imgsz, imgsz, device=next(net.parameters()).device)
     measured = profile(net, images)
     return Size(measured.parameters, measured.gflops, small_share(gamma_magnitudes(net)))
+
+
+def dense_costs(weights: str | Path, selection: Selection, imgsz: int) -> dict[str, float]:
+    """What the network in a file costs as a budget counts it, by the names of the budgets; milliseconds are left out.
+
+    Args:
+        weights: Checkpoint or .pt file.
+        selection: Has a budget.
+        imgsz: Side of the images in pixels.
+    """
+    target = Target(YOLODetector(weights=str(weights), imgsz=imgsz))
+    cost, _ = cost_of(target.model, target.graph, selection.without_times(), target.example)
+    assert cost is not None, "a detector has an example"
+    return cost.dense()
 
 
 def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str, dict[str, float]]:

@@ -1,13 +1,11 @@
-"""The slim recipe: baseline, sparse, prune, finetune, each leaving its checkpoint and its figures."""
+"""The slim recipe: baseline, then sparse, prune, finetune in rounds, each leaving its checkpoint and its figures."""
 
 from __future__ import annotations
 
 import copy
 import signal
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,34 +16,31 @@ from lightning.pytorch.callbacks import Callback
 from yolo_slim.callbacks import FreshStatistics, Target, WeightEMA, check_strategy
 from yolo_slim.detection import SCORE_NAMES, DivergedError, YOLODetector, check_resumable, choose_imgsz, load_network
 from yolo_slim.files import write_whole
-from yolo_slim.pruning import check_prune
+from yolo_slim.pruning import Selection, check_prune
 from yolo_slim.reporting import StateRow
-from yolo_slim.wording import printable, say
+from yolo_slim.wording import say
 from yolo_slim.workflow import fit_parts, launch
 from yolo_slim.workflow.checkpoint_io import keep_whole
-from yolo_slim.workflow.measuring import deployed_latencies, size_of
+from yolo_slim.workflow.kept import beside, sound
+from yolo_slim.workflow.measuring import dense_costs, deployed_latencies, size_of
+from yolo_slim.workflow.phases import RESULT, Phase, phases_of
 from yolo_slim.workflow.pruning import prune_file
 from yolo_slim.workflow.results import merge_metrics, read_result, set_metrics_aside, write_results
-from yolo_slim.workflow.settings import RecipeSettings, SparsePhase
+from yolo_slim.workflow.rounds import ends, rounds_within, selection_in
+from yolo_slim.workflow.sensitivity import by_its_sensitivity
+from yolo_slim.workflow.settings import PruneSettings, RecipeSettings, SparsePhase
 from yolo_slim.workflow.signals import Stopped
 
-#: Folder of a phase -> state of the model after it, and the checkpoint that goes on.
-PHASES = {
-    "baseline": ("baseline", "best.ckpt"),
-    "sparse": ("sparse", "last.ckpt"),
-    "prune": ("slim", "slim.ckpt"),
-    "finetune": ("finetuned", "best.ckpt"),
-}
-RESULT = "result.yaml"
 #: How long the other ranks wait while rank 0 prunes.
 WAIT_SECONDS = 1800
 
 
 class RecipeResult(NamedTuple):
-    """What a recipe leaves: a row for each state of the model, and the checkpoint of each state."""
+    """What a recipe leaves: a row for each state of the model, its checkpoint, and the state that is the result."""
 
     rows: list[StateRow]
     checkpoints: dict[str, str]
+    result: str
 
 
 def run_recipe(settings: RecipeSettings, folder: str | Path) -> RecipeResult:
@@ -86,25 +81,41 @@ class Recipe:
         self.settings = settings
         self.folder = folder
         start = settings.weights or (settings.model if settings.model.endswith(".pt") else None)
+        self.phases = phases_of(settings)
         self._imgsz = settings.data.asked_imgsz or choose_imgsz(None, start)
 
     def run(self) -> RecipeResult:
-        """Runs all enabled phases and writes the results."""
+        """Runs all phases and writes the results."""
         self._check()
         settings = self.settings
         weights = settings.weights
-        weights = self._train("baseline", weights) if settings.baseline.enabled else weights or settings.model
-        self._measure("baseline", weights)
-        if settings.sparse.enabled:
-            weights = self._train("sparse", weights)
-            self._measure("sparse", weights)
-        if settings.prune.enabled:
-            weights = self._prune(weights)
-            self._measure("prune", weights)
-        if settings.finetune.enabled:
-            weights = self._train("finetune", weights)
-            self._measure("finetune", weights)
-        return self._results() if launch.rank() == 0 else RecipeResult([], {})
+        for phase in self.phases:
+            if phase.kind == "prune":
+                weights = self._prune(phase, weights or settings.model)
+            elif phase.kind != "baseline" or settings.baseline.enabled:
+                weights = self._train(phase, weights)
+            weights = weights or settings.model
+            self._measure(phase, weights)
+            if phase.kind == "finetune" and self._ends(phase):
+                break
+        return self._results() if launch.rank() == 0 else RecipeResult([], {}, "")
+
+    def _ends(self, phase: Phase) -> bool:
+        """Whether the rounds end with a finetune, because too much mAP is lost."""
+        rounds = self.settings.rounds
+        if phase.round == rounds.count or rounds.max_drop is None:
+            return False
+        launch.wait_for(self.folder / phase.folder / RESULT, WAIT_SECONDS)
+        if not ends(*self._scores(), rounds):
+            return False
+        self._say(f"round {phase.round} is more than rounds.max_drop={rounds.max_drop:g} below the baseline: the last")
+        return True
+
+    def _scores(self) -> tuple[float, list[float]]:
+        """mAP50-95 of the baseline, and after each finetune so far."""
+        done = [phase for phase in self.phases if (self.folder / phase.folder / RESULT).is_file()]
+        scores = {phase: read_result(self.folder / phase.folder / RESULT)["map"] for phase in done}
+        return scores[self.phases[0]], [score for phase, score in scores.items() if phase.kind == "finetune"]
 
     def _check(self) -> None:
         """Finds out now, not after hours of training, what a later phase would refuse."""
@@ -135,21 +146,26 @@ class Recipe:
 
     # Phases
 
-    def _train(self, phase: str, weights: str | None) -> str:
-        folder = self.folder / phase
+    def _train(self, phase: Phase, weights: str | None) -> str:
+        folder = self.folder / phase.folder
         if (folder / RESULT).is_file() and (kept := self._kept(phase)) is not None:
             return kept
-        settings, data = self.settings.fits[phase], self.settings.data.fresh()
-        self._say(f"{phase}: {settings.epochs} epochs")
-        seed_everything(self.settings.seed, workers=True, verbose=False)
+        settings, data = self.settings.fits[phase.kind], self.settings.data.fresh()
+        epochs = self._epochs(phase)
+        self._say(f"{phase.folder}: {epochs} epochs")
+        seed_everything(self.settings.seed + max(phase.round - 1, 0), workers=True, verbose=False)
         detector = YOLODetector(self.settings.model, data.names, weights, self._imgsz, settings.hyp)
-        extra: list[Callback] = [copy.deepcopy(settings.sparsity)] if isinstance(settings, SparsePhase) else []
-        resumed = _sound(_beside(folder / "last.ckpt"), check_resumable)
+        extra: list[Callback] = []
+        if isinstance(settings, SparsePhase):
+            sparsity = copy.deepcopy(settings.sparsity)
+            sparsity.selection = self._selection(phase)
+            extra = [sparsity]
+        resumed = sound(beside(folder / "last.ckpt"), check_resumable)
         if launch.rank() == 0:
             set_metrics_aside(folder)
         started = time.time()
         trainer = self._trainer(
-            max_epochs=settings.epochs,
+            max_epochs=epochs,
             default_root_dir=str(folder),
             logger=fit_parts.loggers(folder),
             callbacks=[WeightEMA(), FreshStatistics(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
@@ -164,14 +180,18 @@ class Recipe:
             raise Stopped(signal.SIGTERM)
         if launch.rank() == 0:
             merge_metrics(folder)
-        self._say(f"{phase}: {time.time() - started:.0f} s")
+        self._say(f"{phase.folder}: {time.time() - started:.0f} s")
         kept = self._kept(phase)
         assert kept is not None, "a fit leaves its last epoch"
         return kept
 
-    def _prune(self, weights: str) -> str:
-        folder = self.folder / "prune"
-        slim = folder / PHASES["prune"][1]
+    def _epochs(self, phase: Phase) -> int:
+        of_round = self.settings.rounds.epochs if phase.kind == "finetune" else None
+        return of_round or self.settings.fits[phase.kind].epochs
+
+    def _prune(self, phase: Phase, weights: str) -> str:
+        folder = self.folder / phase.folder
+        slim = folder / phase.checkpoint
         if slim.is_file():
             try:
                 load_network(slim)
@@ -179,15 +199,28 @@ class Recipe:
                 self._say(f"{error}: it is pruned again")
             else:
                 return str(slim)
-        self._say(f"prune: {self.settings.prune.selection}")
         if launch.rank() == 0:
-            folder.mkdir(exist_ok=True)
-            prune_file(weights, self.settings.prune, folder, self.settings.data.fresh(), self._imgsz)
+            settings: PruneSettings = replace(self.settings.prune, selection=self._selection(phase))
+            data = self.settings.data.fresh()
+            if self.settings.rounds.sensitivity:
+                settings = by_its_sensitivity(weights, data, settings, folder.parent / "sensitivity", self._imgsz)
+            self._say(f"{phase.folder}: {settings.selection}")
+            folder.mkdir(exist_ok=True, parents=True)
+            prune_file(weights, settings, folder, data, self._imgsz)
         launch.wait_for(slim, WAIT_SECONDS)
         return str(slim)
 
-    def _measure(self, phase: str, weights: str) -> None:
-        file = self.folder / phase / RESULT
+    def _selection(self, phase: Phase) -> Selection:
+        """What the round of a phase removes."""
+        whole = self.settings.prune.selection
+        dense: dict[str, float] = {}
+        if self.settings.rounds.count > 1 and whole.limits:
+            baseline = self._kept(self.phases[0]) if self.settings.baseline.enabled else self.settings.weights
+            dense = dense_costs(baseline or self.settings.model, whole, self._imgsz)
+        return selection_in(whole, phase.round, self.settings.rounds, dense)
+
+    def _measure(self, phase: Phase, weights: str) -> None:
+        file = self.folder / phase.folder / RESULT
         if file.is_file():
             read_result(file)
             return
@@ -201,7 +234,7 @@ class Recipe:
         detector.float()
         if launch.rank() != 0:
             return
-        result: dict[str, Any] = {"state": PHASES[phase][0], "checkpoint": str(weights)}
+        result: dict[str, Any] = {"state": phase.state, "checkpoint": str(weights)}
         result |= asdict(size_of(detector.net, self._imgsz))
         result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
         self._say(
@@ -209,38 +242,41 @@ class Recipe:
             f"mAP50 {result['map50']:.3f}, mAP50-95 {result['map']:.3f}, "
             f"{result['small_gammas']:.1%} of the gammas below 1e-2"
         )
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True, parents=True)
         write_whole(file, yaml.safe_dump(result, sort_keys=False))
 
     def _results(self) -> RecipeResult:
-        files = {p: self.folder / p / RESULT for p in PHASES}
+        files = {p: self.folder / p.folder / RESULT for p in self.phases}
         results = {p: read_result(f) for p, f in files.items() if f.is_file()}
         paths: dict[str, str] = {}
         for phase, result in results.items():
             recorded = Path(result["checkpoint"])
-            kept = _beside(self.folder / phase / PHASES[phase][1])
-            paths[phase] = _sound([recorded, *kept], load_network) or str(recorded)
+            kept = beside(self.folder / phase.folder / phase.checkpoint)
+            paths[phase.state] = sound([recorded, *kept], load_network) or str(recorded)
         times = deployed_latencies(paths, self._imgsz)
         fields = ("state", "parameters", "gflops", *SCORE_NAMES, "small_gammas")
         others = [name for name in times if name != "torch"]
-        rows = [
-            StateRow(
-                **{k: r[k] for k in fields}, latency_ms=times["torch"][p], runtimes={n: times[n][p] for n in others}
-            )
-            for p, r in results.items()
-        ]
-        checkpoints = {r["state"]: paths[p] for p, r in results.items()}
-        write_results(self.folder, rows, checkpoints, str(self.settings.data.data), self._imgsz)
-        return RecipeResult(rows, checkpoints)
+        rows = []
+        for phase, found in results.items():
+            by_runtime = {name: times[name][phase.state] for name in others}
+            figures = {name: found[name] for name in fields}
+            rows.append(StateRow(**figures, latency_ms=times["torch"][phase.state], runtimes=by_runtime))
+        kept_round = rounds_within(*self._scores(), self.settings.rounds)
+        final = [p for p in results if p.round == kept_round] if self.settings.rounds.count > 1 else list(results)
+        ended = final[-1].state
+        data, drop = str(self.settings.data.data), self.settings.rounds.max_drop
+        lowest = None if drop is None else rows[0].map - drop
+        write_results(self.folder, list(results), rows, paths, data, self._imgsz, ended, lowest)
+        return RecipeResult(rows, paths, ended)
 
-    def _kept(self, phase: str) -> str | None:
+    def _kept(self, phase: Phase) -> str | None:
         """The checkpoint of a phase that the next one goes on with; None where it has to be trained once more.
 
         In place of its best epoch a phase can give its last one. The last epoch of a sparse phase is what it was
         trained for, so that it is trained again from the best one.
         """
-        file = _sound(_beside(self.folder / phase / PHASES[phase][1]), load_network)
-        return file if file is None or phase != "sparse" or Path(file).name == PHASES[phase][1] else None
+        file = sound(beside(self.folder / phase.folder / phase.checkpoint), load_network)
+        return file if file is None or phase.kind != "sparse" or Path(file).name == phase.checkpoint else None
 
     def _trainer(self, **own: Any) -> Trainer:
         shared = copy.deepcopy(self.settings.trainer)  # a strategy is one of a single Trainer
@@ -254,31 +290,3 @@ class Recipe:
     def _say(text: str) -> None:
         if launch.rank() == 0:
             say(f"== {text}")
-
-
-def _beside(path: Path) -> list[Path]:
-    """A checkpoint of a phase, and the other one that the phase keeps."""
-    return [path, path.with_name("last.ckpt" if path.name == "best.ckpt" else "best.ckpt")]
-
-
-def _sound(paths: list[Path], check: Callable[[Path], Any]) -> str | None:
-    """The first of the checkpoints, which an earlier start has left, that can be used; None if there is none at all.
-
-    Raises:
-        ValueError: If there are some, and none can be used.
-    """
-    first: Exception | None = None
-    for path in paths:
-        if not path.exists():
-            continue
-        try:
-            check(path)
-        except (ValueError, OSError) as error:
-            first = first or error
-            continue
-        if first is not None and launch.rank() == 0:
-            print(printable(f"{first}. {path} takes its place"), file=sys.stderr)
-        return str(path)
-    if first is not None:
-        raise ValueError(f"{first}. Or delete {paths[0].parent} to have that phase run again") from first
-    return None

@@ -18,30 +18,44 @@ from yolo_slim.pruning import gamma_magnitudes
 from yolo_slim.reporting import (
     StateRow,
     gamma_histograms,
+    rounds_plot,
     runtimes_markdown,
     states_markdown,
     training_curves,
     write_report,
 )
+from yolo_slim.workflow.phases import Phase
 
 METRICS = "metrics.csv"
 FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
 
 
 def write_results(
-    folder: Path, rows: Sequence[StateRow], checkpoints: Mapping[str, str], data: str, imgsz: int
+    folder: Path,
+    phases: Sequence[Phase],
+    rows: Sequence[StateRow],
+    checkpoints: Mapping[str, str],
+    data: str,
+    imgsz: int,
+    result: str,
+    lowest: float | None = None,
 ) -> None:
     """Writes ``results.md``, ``report.html`` and the plots into the run folder.
 
     Args:
         folder: The run folder.
+        phases: Those that are complete.
         rows: One row per state.
         checkpoints: The file of each state.
         data: What it was trained on, for the page.
         imgsz: Side of the images in pixels.
+        result: The state that is the result.
+        lowest: The lowest mAP50-95 that was allowed.
     """
-    write_whole(folder / "results.md", "\n".join(filter(None, (states_markdown(rows), runtimes_markdown(rows)))))
-    pruning = folder / "prune" / "pruning.yaml"
+    told = f"The result is {result}: `{checkpoints[result]}`\n" if result != rows[-1].state else None
+    write_whole(folder / "results.md", "\n".join(filter(None, (states_markdown(rows), runtimes_markdown(rows), told))))
+    prunes = [phase for phase in phases if phase.kind == "prune"]
+    pruning = folder / prunes[-1].folder / "pruning.yaml" if prunes else folder / "none"
     remedy = "delete it, and the page comes without the table of its layers"
     layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
@@ -49,9 +63,11 @@ def write_results(
         f"Data: {data}, images of {imgsz} pixels.",
         f"Latency: one image per batch on {device}, {torch.get_num_threads()} threads, BatchNorm fused.",
     ]
+    if told:
+        notes.append(f"The result is {result}: the rounds after it lost more mAP than was allowed.")
     title = f"yolo_slim: {folder.name}"
-    page = folder / "report.html"
-    write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], _plots(folder, checkpoints), notes)
+    page, images = folder / "report.html", _plots(folder, phases, rows, checkpoints, lowest)
+    write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], images, notes)
 
 
 def read_result(file: Path) -> dict[str, Any]:
@@ -129,15 +145,24 @@ def _is_validated(file: Path) -> bool:
     return file.is_file() and any(row.get("val/map") for rows in _epochs(file).values() for row in rows)
 
 
-def _plots(folder: Path, checkpoints: Mapping[str, str]) -> dict[str, Path]:
+def _plots(
+    folder: Path,
+    phases: Sequence[Phase],
+    rows: Sequence[StateRow],
+    checkpoints: Mapping[str, str],
+    lowest: float | None,
+) -> dict[str, Path]:
     images = {}
     if {"baseline", "sparse"} <= checkpoints.keys():
         before, after = (gamma_magnitudes(load_network(checkpoints[s])).numpy() for s in ("baseline", "sparse"))
         images["Gammas before and after the sparse phase"] = folder / "gammas.png"
         gamma_histograms(before, after, folder / "gammas.png")
-    phases = {"baseline": "baseline", "sparse": "sparse", "finetuned": "finetune"}
-    curves = {state: f for state, phase in phases.items() if _is_validated(f := folder / phase / METRICS)}
+    files = {phase.state: folder / phase.folder / METRICS for phase in phases if phase.kind != "prune"}
+    curves = {state: file for state, file in files.items() if _is_validated(file)}
     if curves:
         images["mAP50-95 per epoch"] = folder / "curves.png"
         training_curves(curves, folder / "curves.png")
+    if max((phase.round for phase in phases), default=0) > 1:
+        images["mAP50-95 after each prune and each finetune"] = folder / "rounds.png"
+        rounds_plot(rows, folder / "rounds.png", lowest)
     return images

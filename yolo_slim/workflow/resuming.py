@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from yolo_slim.files import write_whole
 from yolo_slim.wording import brief
 from yolo_slim.workflow import launch
-from yolo_slim.workflow.recipe import PHASES, RESULT
+from yolo_slim.workflow.phases import KINDS, RESULT, Kind
 from yolo_slim.workflow.results import read_mapping
 from yolo_slim.workflow.run_folder import LOCK, discard_untrained, held, make, sanitize
 
@@ -21,15 +21,18 @@ from yolo_slim.workflow.run_folder import LOCK, discard_untrained, held, make, s
 SETTINGS = "recipe.yaml"
 #: How long the other ranks wait until rank 0 has opened the run folder.
 OPEN_SECONDS = 60
-#: Settings that may change at any time: how a machine does the work. A batch that no longer fits is among them.
+#: Settings that may change at any time: how a machine does the work, a batch that no longer fits among them.
 OF_THE_MACHINE = {
     "data": {"batch", "workers", "cache"},
+    "rounds": {"max_drop", "patience"},  # how long it goes on, not what a round gives
     "trainer": {"accelerator", "strategy", "devices", "num_nodes", "precision", "enable_progress_bar"},
 }
 #: Settings that version 0.1.0 did not have, and what it did.
 UNKNOWN_TO_0_1_0: dict[str, Any] = {
     **{"sparse.sparsity.choose": "none", "data.rect": False, "data.fraction": 1.0, "data.augment.multi_scale": 0.0},
-    "prune.selection.max_latency": None,
+    **{"prune.selection.max_latency": None, "prune.selection.max_rise": None},
+    **{"prune.selection.sensitivity": None, "prune.selection.allocate": "calibrate"},
+    **{"rounds.count": 1, "rounds.schedule": "geometric", "rounds.epochs": None, "rounds.sensitivity": False},
     **{"prune.latency.runtime": "torch", "prune.latency.threads": None},
     **{"prune.latency.batch": None, "prune.latency.imgsz": None},
     **{f"{phase}.hyp.cls_pw": 0.0 for phase in ("baseline", "sparse", "finetune")},
@@ -99,15 +102,16 @@ def _open(folder: Path, settings: dict[str, Any]) -> None:
         launch.wait_for(file, OPEN_SECONDS)
         return
     if file.is_file():
-        before = read_mapping(file, tuple(settings), "give this run another --name")
+        before = read_mapping(file, tuple(settings.keys() - {"rounds"}), "give this run another --name")
         if before == settings:
             return
-        for phase in PHASES:
-            changed = _changed(_concerning(phase, before), _concerning(phase, settings))
-            if changed and _begun(folder / phase):
+        for kind in KINDS:
+            changed = _changed(_concerning(kind, before), _concerning(kind, settings))
+            begun = [phase for phase in (folder / kind, *sorted(folder.glob(f"round-*/{kind}"))) if _begun(phase)]
+            if changed and begun:
                 raise ValueError(
-                    f"{folder} holds a {phase} phase with other settings ({'; '.join(changed[:3])}); give this run "
-                    f"another --name or the settings it was started with, or delete {folder / phase} and the phases "
+                    f"{folder} holds a {kind} phase with other settings ({'; '.join(changed[:3])}); give this run "
+                    f"another --name or the settings it was started with, or delete {begun[0]} and the phases "
                     "after it to have them run again"
                 )
     try:
@@ -126,15 +130,17 @@ def _begun(folder: Path) -> bool:
     return (folder / RESULT).is_file() or any(folder.glob("*.ckpt"))
 
 
-def _concerning(phase: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _concerning(phase: Kind, settings: dict[str, Any]) -> dict[str, Any]:
     """Those of the settings that have a say in what a phase gives: the shared ones, and of the phases up to it."""
-    order = list(PHASES)
-    later = set(order[order.index(phase) + 1 :])
+    order = list(KINDS)
+    later: set[str] = set(order[order.index(phase) + 1 :])
+    if phase == "baseline":
+        later.add("rounds")
     kept = {key: value for key, value in settings.items() if key not in {"name", "project", *later}}
     if phase == "sparse" and settings["sparse"]["enabled"]:  # it prepares what the prune selects
         kept["prune"] = {"selection": settings["prune"]["selection"]}
     for section, keys in OF_THE_MACHINE.items():
-        kept[section] = {key: value for key, value in kept[section].items() if key not in keys}
+        kept[section] = {key: value for key, value in kept.get(section, {}).items() if key not in keys}
     return kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,7 @@ from yolo_slim.workflow.sensitivity_files import (
     write_about,
 )
 from yolo_slim.workflow.sensitivity_progress import Progress
+from yolo_slim.workflow.settings import PruneSettings
 
 
 @dataclass
@@ -197,6 +198,31 @@ def _measure(
             progress.show(row)
     _summarise(folder, about, rows)
     return rows
+
+
+def by_its_sensitivity(
+    weights: str | Path, data: YOLODataModule, settings: PruneSettings, folder: Path, imgsz: int
+) -> PruneSettings:
+    """The same prune by the sensitivity of the model that it will work on, which is measured, or gone on with.
+
+    Args:
+        weights: The model.
+        data: What it is measured on.
+        settings: What is pruned.
+        folder: Of the measurement.
+        imgsz: Side of the images in pixels.
+    """
+    rules = settings.selection
+    asked = SensitivitySettings(
+        min_channels=rules.min_channels,
+        shortcuts="spare" if rules.shortcuts == "spare" else "couple",
+        ignore=list(rules.ignore),
+        importance=settings.importance,
+        batches=settings.batches,
+        metric="both" if rules.allocate == "fzi" else "loss",
+    )
+    measure_sensitivity(weights, data, asked, folder, imgsz=imgsz)
+    return replace(settings, selection=replace(rules, sensitivity=str(folder)))
 
 
 def merge_sensitivities(parts: Sequence[str | Path], folder: Path) -> list[Row]:

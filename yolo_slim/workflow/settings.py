@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from yolo_slim.callbacks import GammaSparsity, check_epochs
 from yolo_slim.detection import Hyperparameters, YOLODataModule, choose_imgsz
@@ -74,6 +74,40 @@ class PrunePhase(PruneSettings):
 
 
 @dataclass
+class RoundSettings:
+    """Sparse phase, prune and finetune repeated, each time with a part of the way.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    count: int = 1
+    """How often. What ``prune.selection`` asks for is reached with the last one."""
+    schedule: Literal["geometric", "linear"] = "geometric"
+    """Whether each round takes the same share of what is left, or the same amount."""
+    epochs: int | None = None
+    """Epochs of each finetune; by default ``finetune.epochs``."""
+    max_drop: float | None = None
+    """The rounds end once mAP50-95 after a finetune is further than this below the baseline's; the result is the last
+    round that was not."""
+    patience: int = 1
+    """How many rounds in a row may be further below before they end."""
+    sensitivity: bool = False
+    """Measure the sensitivity of each unit anew in every round, and prune by it."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if self.count < 1 or self.patience < 1:
+            raise ValueError(f"rounds.count={self.count} and rounds.patience={self.patience}: expected at least 1")
+        if self.schedule not in ("geometric", "linear"):
+            raise ValueError(f"rounds.schedule={self.schedule!r}: expected geometric or linear")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"rounds.epochs={self.epochs}: expected at least 1")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 1:
+            raise ValueError(f"rounds.max_drop={self.max_drop}: expected a difference of mAP in [0, 1], e.g. 0.01")
+
+
+@dataclass
 class RecipeSettings:
     """The phases from a dense detector to a slim one.
 
@@ -97,6 +131,8 @@ class RecipeSettings:
     """Removes channels."""
     finetune: FitPhase = field(default_factory=FitPhase)
     """Trains the slim model."""
+    rounds: RoundSettings = field(default_factory=RoundSettings)
+    """How often the phases after the baseline are repeated."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Arguments of Lightning's Trainer for every phase."""
 
@@ -116,8 +152,29 @@ class RecipeSettings:
                     f"the sparse phase works towards {self.sparse.sparsity.selection!r}, and the prune is asked for "
                     f"{self.prune.selection!r}: give GammaSparsity the selection of the prune"
                 )
+        self._check_rounds()
         if own := OWN_TRAINER_ARGUMENTS & self.trainer.keys():
             raise ValueError(f"trainer.{min(own)}: the recipe sets it itself; leave it out")
+
+    def _check_rounds(self) -> None:
+        selection, rounds = self.prune.selection, self.rounds
+        if rounds.sensitivity and selection.sensitivity is not None:
+            raise ValueError("rounds.sensitivity beside prune.selection.sensitivity: it is measured anew; give one")
+        if rounds.count == 1:
+            return
+        for name in ("prune", "finetune"):
+            if not getattr(self, name).enabled:
+                raise ValueError(f"rounds.count={rounds.count} with {name}.enabled false: each round needs it")
+        if selection.sensitivity is not None or selection.max_rise is not None:
+            raise ValueError(
+                f"rounds.count={rounds.count}: a sensitivity is that of the model before the first round; give "
+                "rounds.sensitivity true to have it measured in each, and a budget or a ratio"
+            )
+        if selection.max_latency_ms is not None:
+            raise ValueError(
+                f"rounds.count={rounds.count} with max_latency_ms={selection.max_latency_ms:g}: give the latency as a "
+                "share, prune.selection.max_latency 60%"
+            )
 
     @property
     def fits(self) -> dict[str, FitPhase]:
