@@ -80,7 +80,7 @@ def test_a_recipe_equals_the_verb(tmp_path, shapes_dir, monkeypatch):
     )
     folder = tmp_path / "python"
     folder.mkdir()
-    rows, checkpoints = run_recipe(settings, folder)
+    rows, checkpoints, _ = run_recipe(settings, folder)
     assert [row.state for row in rows] == ["baseline", "sparse", "slim"] == list(checkpoints)
     for phase in ("baseline", "sparse", "prune"):
         said, verb = (yaml.safe_load((run / phase / "result.yaml").read_text()) for run in (folder, Path("runs/slim")))
