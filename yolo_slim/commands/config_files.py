@@ -40,15 +40,15 @@ def files_first(arguments: Sequence[str]) -> list[str]:
         >>> files_first(["fit", "--trainer.max_epochs", "3", "-c", "long.yaml"])
         ['fit', '-c', 'long.yaml', '--trainer.max_epochs', '3']
     """
-    options = _options(arguments)
+    options = options_of(arguments)
     ordered = [_with_path(option) for option in options if _file_of(option) is not None]
     for option in options:
         if _file_of(option) is not None:
             continue
-        keys = [_key(other) for other in ordered]
-        below = [place for place, key in enumerate(keys) if key.startswith(_key(option) + ".")]
-        ordered.insert(below[0] if below and _key(option) not in keys else len(ordered), option)
-    return [*_before_options(arguments), *(word for option in ordered for word in option)]
+        keys = [key_of(other) for other in ordered]
+        below = [place for place, key in enumerate(keys) if key.startswith(key_of(option) + ".")]
+        ordered.insert(below[0] if below and key_of(option) not in keys else len(ordered), option)
+    return [*before_options(arguments), *(word for option in ordered for word in option)]
 
 
 def check_config_files(arguments: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def check_config_files(arguments: Sequence[str]) -> None:
     Raises:
         ValueError: If one is missing, a folder, empty, not YAML or not a mapping of keys.
     """
-    for option in _options(arguments):
+    for option in options_of(arguments):
         if (file := _file_of(option)) is not None:
             _check(_shipped_instead(file) or Path(file))
 
@@ -77,14 +77,15 @@ def _is_option(word: str) -> bool:
     return word.startswith("--") or word[:1] == "-" and word[1:2].isalpha()
 
 
-def _before_options(arguments: Sequence[str]) -> list[str]:
+def before_options(arguments: Sequence[str]) -> list[str]:
+    """The verb, and what else stands before the first key."""
     return list(takewhile(lambda word: not _is_option(word), arguments))
 
 
-def _options(arguments: Sequence[str]) -> list[list[str]]:
+def options_of(arguments: Sequence[str]) -> list[list[str]]:
     """Every key among the arguments, together with the words that follow it."""
     options: list[list[str]] = []
-    for word in arguments[len(_before_options(arguments)) :]:
+    for word in arguments[len(before_options(arguments)) :]:
         if _is_option(word):
             options.append([word])
         else:
@@ -92,7 +93,8 @@ def _options(arguments: Sequence[str]) -> list[list[str]]:
     return options
 
 
-def _key(option: Sequence[str]) -> str:
+def key_of(option: Sequence[str]) -> str:
+    """The key of an option, without what is written before and behind it."""
     return option[0].lstrip("-").partition("=")[0]
 
 

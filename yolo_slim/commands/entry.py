@@ -14,6 +14,7 @@ from yolo_slim.commands.complaints import say_unforeseen, shorten
 from yolo_slim.commands.config_files import check_config_files, files_first
 from yolo_slim.commands.next_step import called
 from yolo_slim.commands.quiet import quieten
+from yolo_slim.commands.words import spelled_out
 from yolo_slim.version import __version__
 from yolo_slim.wording import printable
 from yolo_slim.workflow import heeded
@@ -95,6 +96,7 @@ def main(args: Sequence[str] | None = None) -> None:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
     try:
         with heeded("SIGHUP", "SIGTERM"):
+            arguments = spelled_out(arguments)
             check_config_files(arguments)
             command = VERBS[verb].load()
             with _trusting(trust):

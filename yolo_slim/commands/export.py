@@ -8,7 +8,7 @@ from dataclasses import fields
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from yolo_slim.commands.keys import add_measuring_data, verb_parser
+from yolo_slim.commands.keys import add_measuring_data, parsed, verb_parser
 from yolo_slim.detection import (
     OWN_FORMATS,
     ExportOptions,
@@ -50,7 +50,7 @@ def parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the verb ``export``; ``arguments`` begin with the verb."""
-    values = parser().parse_args(list(arguments[1:]))
+    values = parsed(parser(), arguments[1:])
     options = ExportOptions(**{field.name: values[field.name] for field in fields(ExportOptions)})
     formats, weights, data = split_formats(values.format), values.model.weights, None
     check_formats(formats, options, values.data.data is not None)

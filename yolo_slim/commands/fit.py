@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from yolo_slim.callbacks import FreshStatistics, WeightEMA
 from yolo_slim.commands.keys import PARSER
 from yolo_slim.commands.lightning_private import DeferredCLI
+from yolo_slim.commands.nearest import naming_nearest
 from yolo_slim.detection import (
     DivergedError,
+    Hyperparameters,
     PredictionWriter,
     YOLODataModule,
     YOLODetector,
@@ -89,6 +92,14 @@ class SlimCLI(DeferredCLI):
         parser.set_defaults(DEFAULTS)
         parser.link_arguments("data.imgsz", "model.imgsz")
         parser.link_arguments("data.names", "model.names", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and names the nearest key where one is unknown."""
+        words = sys.argv[1:] if args is None else args
+        verb = words[0] if words and words[0] in self._subcommand_parsers else "fit"
+        below = [f"model.hyp.{field.name}" for field in fields(Hyperparameters)]
+        with naming_nearest(self._subcommand_parsers[verb], below):
+            super().parse_arguments(parser, args)
 
     def choose_callbacks(self, config: dict[str, Any], callbacks: list[Callback]) -> list[Callback]:
         """Leaves our checkpoints out where there shall be none; the user's own stay, and Lightning refuses them."""

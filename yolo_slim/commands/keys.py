@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
+from yolo_slim.commands.nearest import naming_nearest
 from yolo_slim.commands.next_step import called
 from yolo_slim.detection import YOLODataModule
 from yolo_slim.pruning import Importance, Latency, Selection
@@ -38,6 +40,16 @@ def verb_parser(verb: str, description: str, name_help: str = "Name of the run f
     keys.add_argument("--name", type=str, default=verb, help=name_help)
     keys.add_argument("--project", type=str, default="runs", help="Folder of the run folders.")
     return keys
+
+
+def parsed(keys: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """The values of a verb's keys.
+
+    Raises:
+        ArgumentError: If one is unknown or its value is none that it takes.
+    """
+    with naming_nearest(keys):
+        return keys.parse_args(list(arguments))
 
 
 def add_measuring_data(keys: ArgumentParser) -> None:

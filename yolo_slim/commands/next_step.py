@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 from yolo_slim.commands.config_files import shipped_config
+from yolo_slim.commands.run_folders import data_of
 from yolo_slim.documents import read_yaml
 
 _PROJECT = Path(__file__).parents[2]
-#: In a run folder, or in the one of a recipe above it: what the run was started with.
-_SETTINGS = ("config.yaml", "../recipe.yaml")
 
 
 def called() -> str:
@@ -34,7 +33,7 @@ def finetune(slim: Path, pruned: str | Path, data: str | None) -> str:
     if not Path(config).is_file():
         config = "finetune.yaml" if program == ["yolo-slim"] else str(shipped_config("finetune.yaml"))
     words = [*program, "fit", "-c", config]
-    known = data or _data_of(Path(pruned))
+    known = data or data_of(Path(pruned))
     command = shlex.join([*words, "--model.weights", str(slim), "--data.data", known or "DATA.yaml"])
     return command if known else f"{command}  # DATA.yaml: what it was trained on"
 
@@ -55,17 +54,3 @@ def _program() -> list[str]:
     """How the command line is started: from a checkout, here or elsewhere, or as it is installed."""
     script = next((path for path in (Path("train.py"), _PROJECT / "train.py") if path.is_file()), None)
     return ["yolo-slim"] if script is None else ["python", str(script)]
-
-
-def _data_of(weights: Path) -> str | None:
-    """The data that the run beside a checkpoint was started with, if that says so and it can be found from here."""
-    for name in _SETTINGS:
-        try:
-            settings = read_yaml(weights.parent / name)
-        except (OSError, ValueError):
-            continue
-        section = settings.get("data") if isinstance(settings, dict) else None
-        data = section.get("data") if isinstance(section, dict) else None
-        if isinstance(data, str) and (data == "shapes" or Path(data).is_file()):
-            return data
-    return None

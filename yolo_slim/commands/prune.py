@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from yolo_slim.commands.keys import add_measuring_data, add_prune_arguments, prune_arguments, verb_parser
+from yolo_slim.commands.keys import add_measuring_data, add_prune_arguments, parsed, prune_arguments, verb_parser
 from yolo_slim.commands.next_step import finetune
 from yolo_slim.detection import YOLODataModule, choose_imgsz, expect_given, load_network
 from yolo_slim.pruning import PruningReport
@@ -35,7 +35,7 @@ def parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Runs the verb ``prune``; ``arguments`` begin with the verb."""
     keys = parser()
-    values = keys.parse_args(list(arguments[1:]))
+    values = parsed(keys, arguments[1:])
     settings = PruneSettings(**prune_arguments(keys.instantiate(values)))
     weights, data = values.model.weights, None
     expect_given(project=values.project, **{"model.weights": weights, "data.data": values.data.data})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from yolo_slim.commands.keys import add_measuring_data, verb_parser
+from yolo_slim.commands.keys import add_measuring_data, parsed, verb_parser
 from yolo_slim.commands.next_step import prune_by
 from yolo_slim.detection import YOLODataModule, expect_given
 from yolo_slim.pruning import RATIOS, Importance
@@ -43,7 +43,7 @@ def parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Runs the verb ``sensitivity``; ``arguments`` begin with the verb."""
     keys = parser()
-    values = keys.parse_args(list(arguments[1:]))
+    values = parsed(keys, arguments[1:])
     expect_given(project=values.project, **{"model.weights": values.model.weights, "data.data": values.data.data})
     folder = Path(values.project) / sanitize(values.name)
     if values.merge is not None:

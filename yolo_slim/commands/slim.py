@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from yolo_slim.callbacks import GammaSparsity
-from yolo_slim.commands.keys import add_prune_arguments, prune_arguments, timed_by, verb_parser
+from yolo_slim.commands.keys import add_prune_arguments, parsed, prune_arguments, timed_by, verb_parser
 from yolo_slim.detection import Hyperparameters, YOLODataModule, choose_imgsz, expect_given
 from yolo_slim.reporting import runtimes_table, states_table
 from yolo_slim.wording import say
@@ -34,6 +34,13 @@ def parser() -> ArgumentParser:
         "Train, sparse-train, prune and finetune. Started again after an interruption, it goes on with the first phase "
         "that is not complete.",
         name_help="Name of the run folder; the same name goes on.",
+    )
+    keys.add_argument(
+        "--epochs",
+        type=int | Literal["auto"] | None,
+        default=None,
+        help="Epochs of the baseline, and of all that comes after it together, three tenths of them for the sparse "
+        "phase; auto: by the number of training images. In place of the epochs of each phase.",
     )
     keys.add_argument("--seed", type=int, default=0, help="Seed of every phase.")
     keys.add_class_arguments(YOLODataModule, "data")
@@ -62,14 +69,17 @@ def parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Runs the verb ``slim``; ``arguments`` begin with the verb."""
     keys = parser()
-    values = keys.parse_args(list(arguments[1:]))
+    values = parsed(keys, arguments[1:])
     paths = {"model.weights": values.model.weights, "model.model": values.model.model, "data.data": values.data.data}
     expect_given(project=values.project, **paths)
     start = values.model.model if values.model.model.endswith(".pt") else None
     values.data.imgsz = choose_imgsz(values.data.imgsz, values.model.weights or start)
+    _share_epochs(values)
     settings = _settings(keys.instantiate(values))
     written = yaml.safe_load(keys.dump(values))
-    written.pop("config", None)
+    for key in ("config", "epochs"):
+        written.pop(key, None)
+    say(plan(settings))
     with recipe_folder(values.project, values.name, written) as folder:
         rows, checkpoints, result = run_recipe(settings, folder)
     if rows:
@@ -78,6 +88,47 @@ def main(arguments: Sequence[str]) -> None:
             Console().print(by_runtime)
         say(f"Everything is in {folder}: results.md, report.html and a folder per phase.")
         say(f"The {result} model is {checkpoints[result]}")
+
+
+def _share_epochs(values: Namespace) -> None:
+    """Gives the phases the epochs that ``--epochs`` asks for in all."""
+    if values.epochs is None:
+        return
+    epochs = values.epochs
+    if epochs == "auto":
+        data = YOLODataModule(**vars(values.data))
+        data.announces = False
+        data.prepare_data()
+        data.setup("fit")
+        epochs = usual_epochs(len(data.datasets["train"]))
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs}: expected at least 1, or auto")
+    values.baseline.epochs = epochs
+    values.sparse.epochs = max(1, round(0.3 * epochs)) if values.sparse.enabled else 0
+    values.finetune.epochs = max(1, (epochs - values.sparse.epochs) // values.rounds.count)
+
+
+def usual_epochs(images: int) -> int:
+    """How long a data set is trained on where nobody says it: 20,000 steps of 16 images, but 30 to 100 epochs."""
+    return min(100, max(30, round(320_000 / images)))
+
+
+def plan(settings: RecipeSettings) -> str:
+    """What will be done, in one line."""
+    steps = []
+    if settings.baseline.enabled:
+        steps.append(f"baseline {settings.baseline.epochs} epochs")
+    else:
+        steps.append(f"no baseline, {settings.weights or settings.model} is trained")
+    if settings.sparse.enabled:
+        steps.append(f"sparse phase ({settings.sparse.sparsity.penalty}) {settings.sparse.epochs} epochs")
+    if settings.prune.enabled:
+        steps.append(f"prune ({settings.prune.selection})")
+    if settings.finetune.enabled:
+        steps.append(f"finetune {settings.rounds.epochs or settings.finetune.epochs} epochs")
+    if settings.rounds.count > 1:
+        steps.append(f"in {settings.rounds.count} rounds")
+    return f"plan: {', '.join(steps)}; images of {settings.data.imgsz} px"
 
 
 def _settings(values: Namespace) -> RecipeSettings:
