@@ -14,9 +14,10 @@ from yolo_slim.commands.complaints import say_unforeseen, shorten
 from yolo_slim.commands.config_files import check_config_files, files_first
 from yolo_slim.commands.next_step import called
 from yolo_slim.commands.quiet import quieten
+from yolo_slim.commands.short_help import PAGES, about, asks_for_help, full, page
 from yolo_slim.commands.words import spelled_out
 from yolo_slim.version import __version__
-from yolo_slim.wording import printable
+from yolo_slim.wording import brief, printable
 from yolo_slim.workflow import heeded
 
 #: Of an error's line, in characters.
@@ -86,6 +87,10 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     if verb not in VERBS:
         _fail(f"unknown verb {verb!r}; expected one of {', '.join(VERBS)} (see {called()} --help)", status=2)
+    asked = asks_for_help(arguments)
+    if asked == "" and verb in PAGES:
+        print(page(verb, called()))
+        return
     # Not a key of a verb: a configuration file from elsewhere must not be able to say it.
     trust = "--trust" in arguments
     arguments = [argument for argument in arguments if argument != "--trust"]
@@ -96,6 +101,9 @@ def main(args: Sequence[str] | None = None) -> None:
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)  # dataclass fields explain themselves
     try:
         with heeded("SIGHUP", "SIGTERM"):
+            if asked is not None:
+                print(_help(verb, asked))
+                return
             arguments = spelled_out(arguments)
             check_config_files(arguments)
             command = VERBS[verb].load()
@@ -114,6 +122,22 @@ def main(args: Sequence[str] | None = None) -> None:
             message = "what reads the output has ended (broken pipe)"
         go_on = getattr(error, "go_on", "")
         _fail(f"{message}; {go_on}" if go_on else message)
+
+
+def _help(verb: str, asked: str) -> str:
+    """All keys of a verb, or those like one.
+
+    Raises:
+        ValueError: If there is none like it.
+    """
+    more = ""
+    if verb in ("fit", "validate", "test", "predict"):
+        more = import_module(f"{__package__}.hyp_help").hyp_help()
+    text = full(VERBS[verb].load(), verb, more)
+    found = text if asked in ("", "all") else about(asked, text)
+    if found is None:
+        raise ValueError(f"{verb} has no key like {brief(asked)}; --help all lists them")
+    return found
 
 
 def _trusting(trust: bool) -> AbstractContextManager[None]:

@@ -215,4 +215,3 @@ def _keys(verb: str) -> dict[str, str | tuple[str, ...]]:
         limits = ("ratio", "max_flops", "max_params", "max_latency", "max_latency_ms", "round_to")
         keys |= {name: f"{_PRUNING[verb]}{name}" for name in limits}
     return keys
-
