@@ -47,6 +47,15 @@ def test_false_positives_and_misses():
     assert result["map50"] == pytest.approx(51 / 101)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_a_recall_that_is_a_threshold_reaches_it(count):
+    """Of ten objects some are found, and nothing else: precision 1 up to a recall of exactly count / 10."""
+    boxes = [[20 * place, 0, 20 * place + 10, 10] for place in range(10)]
+    scores = DetectionScores()
+    scores.update([image(boxes[:count], [0] * count, [0.9] * count)], [image(boxes, [0] * 10)])
+    assert scores.compute()["map50"] == pytest.approx((10 * count + 1) / 101)
+
+
 def test_nothing_found_nothing_labelled_and_reset():
     scores = DetectionScores()
     zero = dict.fromkeys(("precision", "recall", "map50", "map"), 0.0)

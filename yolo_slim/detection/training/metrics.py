@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -35,6 +36,9 @@ class DetectionScores(nn.Module):
             MeanAveragePrecision(
                 box_format="xyxy",
                 iou_type="bbox",
+                # By default they are in single precision, where a recall of exactly 0.3 does not reach 0.3.
+                iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+                rec_thresholds=np.linspace(0, 1, 101).tolist(),
                 max_detection_thresholds=[1, 10, max_detections],
                 extended_summary=True,
                 backend=BACKEND,
