@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 from yolo_slim.lazy import face
 
 if TYPE_CHECKING:
+    from yolo_slim.reporting.classes import ClassRow as ClassRow
+    from yolo_slim.reporting.classes import class_changes_markdown as class_changes_markdown
+    from yolo_slim.reporting.classes import classes_table as classes_table
     from yolo_slim.reporting.html import write_report as write_report
     from yolo_slim.reporting.plots import gamma_histograms as gamma_histograms
     from yolo_slim.reporting.plots import training_curves as training_curves
     from yolo_slim.reporting.tables import ExportRow as ExportRow
     from yolo_slim.reporting.tables import StateRow as StateRow
+    from yolo_slim.reporting.tables import classes_by_state as classes_by_state
     from yolo_slim.reporting.tables import exports_markdown as exports_markdown
     from yolo_slim.reporting.tables import exports_table as exports_table
     from yolo_slim.reporting.tables import layers_table as layers_table
@@ -23,9 +27,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "classes": "ClassRow class_changes_markdown classes_table",
         "html": "write_report",
         "plots": "gamma_histograms training_curves",
-        "tables": "ExportRow StateRow exports_markdown exports_table layers_table runtimes_markdown runtimes_table "
-        "states_markdown states_table",
+        "tables": "ExportRow StateRow classes_by_state exports_markdown exports_table layers_table runtimes_markdown "
+        "runtimes_table states_markdown states_table",
     },
 )

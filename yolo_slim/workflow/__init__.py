@@ -8,6 +8,7 @@ from yolo_slim.lazy import face
 
 if TYPE_CHECKING:
     from yolo_slim.workflow.checkpoint_io import keep_whole as keep_whole
+    from yolo_slim.workflow.class_scores import ClassTable as ClassTable
     from yolo_slim.workflow.exporting import Exported as Exported
     from yolo_slim.workflow.exporting import export as export
     from yolo_slim.workflow.exporting import export_all as export_all
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "checkpoint_io": "keep_whole",
+        "class_scores": "ClassTable",
         "exporting": "Exported export export_all measure_exports",
         "fit_parts": "BEST_CHECKPOINT EpochLines LAST_CHECKPOINT RunCheckpoint as_stopped loggers mixed_precision "
         "quiet_bar watchers",

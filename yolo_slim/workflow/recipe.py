@@ -23,7 +23,8 @@ from yolo_slim.reporting import StateRow
 from yolo_slim.wording import printable, say
 from yolo_slim.workflow import fit_parts, launch
 from yolo_slim.workflow.checkpoint_io import keep_whole
-from yolo_slim.workflow.measuring import deployed_latencies, size_of
+from yolo_slim.workflow.class_scores import to_plain
+from yolo_slim.workflow.measuring import deployed_latencies, judge, size_of
 from yolo_slim.workflow.pruning import prune_file
 from yolo_slim.workflow.results import merge_metrics, read_result, set_metrics_aside, write_results
 from yolo_slim.workflow.settings import RecipeSettings, SparsePhase
@@ -191,26 +192,20 @@ class Recipe:
         if file.is_file():
             read_result(file)
             return
-        data = self.settings.data.fresh()
-        detector = YOLODetector(weights=weights, names=data.names, imgsz=self._imgsz)
         trainer = self._trainer(logger=False, callbacks=[], enable_checkpointing=False)
-        try:
-            scores = trainer.validate(detector, datamodule=data, verbose=False)[0]
-        except BaseException as stop:
-            raise fit_parts.as_stopped(stop, trainer) from None
-        detector.float()
+        judged = judge(trainer, weights, self.settings.data.fresh(), self._imgsz)
         if launch.rank() != 0:
             return
         result: dict[str, Any] = {"state": PHASES[phase][0], "checkpoint": str(weights)}
-        result |= asdict(size_of(detector.net, self._imgsz))
-        result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
+        result |= asdict(size_of(judged.detector.net, self._imgsz))
+        result |= judged.scores | {"classes": to_plain(judged.classes)}
         self._say(
             f"{result['state']}: {result['parameters'] / 1e6:.3f} M parameters, {result['gflops']:.2f} GFLOPs, "
             f"mAP50 {result['map50']:.3f}, mAP50-95 {result['map']:.3f}, "
             f"{result['small_gammas']:.1%} of the gammas below 1e-2"
         )
         file.parent.mkdir(exist_ok=True)
-        write_whole(file, yaml.safe_dump(result, sort_keys=False))
+        write_whole(file, yaml.safe_dump(result, sort_keys=False, default_flow_style=None))  # a line for each class
 
     def _results(self) -> RecipeResult:
         files = {p: self.folder / p / RESULT for p in PHASES}
@@ -225,7 +220,10 @@ class Recipe:
         others = [name for name in times if name != "torch"]
         rows = [
             StateRow(
-                **{k: r[k] for k in fields}, latency_ms=times["torch"][p], runtimes={n: times[n][p] for n in others}
+                **{k: r[k] for k in fields},
+                latency_ms=times["torch"][p],
+                runtimes={n: times[n][p] for n in others},
+                classes=r["classes"],
             )
             for p, r in results.items()
         ]

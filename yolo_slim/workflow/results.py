@@ -17,12 +17,15 @@ from yolo_slim.files import whole, write_whole
 from yolo_slim.pruning import gamma_magnitudes
 from yolo_slim.reporting import (
     StateRow,
+    class_changes_markdown,
+    classes_by_state,
     gamma_histograms,
     runtimes_markdown,
     states_markdown,
     training_curves,
     write_report,
 )
+from yolo_slim.workflow.class_scores import from_plain
 
 METRICS = "metrics.csv"
 FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
@@ -40,7 +43,9 @@ def write_results(
         data: What it was trained on, for the page.
         imgsz: Side of the images in pixels.
     """
-    write_whole(folder / "results.md", "\n".join(filter(None, (states_markdown(rows), runtimes_markdown(rows)))))
+    by_class = class_changes_markdown(classes_by_state(rows))
+    tables = filter(None, (states_markdown(rows), runtimes_markdown(rows), by_class))
+    write_whole(folder / "results.md", "\n".join(tables))
     pruning = folder / "prune" / "pruning.yaml"
     remedy = "delete it, and the page comes without the table of its layers"
     layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
@@ -55,12 +60,17 @@ def write_results(
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """What a phase has left: state, checkpoint and figures.
+    """What a phase has left: state, checkpoint, figures, and ``classes``: a row for each, none in files of before.
 
     Raises:
         ValueError: If the file is damaged.
     """
-    return read_mapping(file, FIGURES, "delete it and start again: what it held is measured anew")
+    remedy = "delete it and start again: what it held is measured anew"
+    result = read_mapping(file, FIGURES, remedy)
+    try:
+        return result | {"classes": from_plain(result.get("classes") or [])}
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); {remedy}") from error
 
 
 def read_mapping(file: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:
