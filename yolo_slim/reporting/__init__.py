@@ -8,10 +8,16 @@ from yolo_slim.lazy import face
 
 if TYPE_CHECKING:
     from yolo_slim.reporting.classes import ClassRow as ClassRow
+    from yolo_slim.reporting.classes import class_changes as class_changes
     from yolo_slim.reporting.classes import class_changes_markdown as class_changes_markdown
+    from yolo_slim.reporting.classes import class_changes_table as class_changes_table
     from yolo_slim.reporting.classes import classes_table as classes_table
+    from yolo_slim.reporting.comparison import ModelRow as ModelRow
+    from yolo_slim.reporting.comparison import comparison_markdown as comparison_markdown
+    from yolo_slim.reporting.comparison import comparison_table as comparison_table
     from yolo_slim.reporting.html import write_report as write_report
     from yolo_slim.reporting.plots import gamma_histograms as gamma_histograms
+    from yolo_slim.reporting.plots import trade_offs as trade_offs
     from yolo_slim.reporting.plots import training_curves as training_curves
     from yolo_slim.reporting.tables import ExportRow as ExportRow
     from yolo_slim.reporting.tables import StateRow as StateRow
@@ -27,9 +33,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "classes": "ClassRow class_changes_markdown classes_table",
+        "classes": "ClassRow class_changes class_changes_markdown class_changes_table classes_table",
+        "comparison": "ModelRow comparison_markdown comparison_table",
         "html": "write_report",
-        "plots": "gamma_histograms training_curves",
+        "plots": "gamma_histograms trade_offs training_curves",
         "tables": "ExportRow StateRow classes_by_state exports_markdown exports_table layers_table runtimes_markdown "
         "runtimes_table states_markdown states_table",
     },

@@ -65,7 +65,7 @@ def write_report(
         parts += ["<h2>Latency by runtime</h2>", _table(by_runtime[0], by_runtime[1:])]
     if by_class := class_changes_cells(classes_by_state(rows)):
         table = _table(by_class[0], by_class[1:])
-        parts.append(f"<details><summary>mAP50-95 of {len(by_class) - 1} classes</summary>\n{table}\n</details>")
+        parts.append(f"<details><summary>mAP50-95 of each class</summary>\n{table}\n</details>")
     parts += [_figure(caption, Path(image)) for caption, image in images.items()]
     if layers:
         parts += ["<h2>Channels per layer</h2>", _table(LAYERS_HEADER, layers_cells(layers))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,13 @@ def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str,
             continue
         found[name] = times_in_turn(forwards)
     return found
+
+
+def how_timed() -> str:
+    """How :func:`deployed_latencies` has measured, as a sentence."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    threads = torch.get_num_threads()
+    return f"Latency: one image per batch on {device}, {threads} thread{'s' * (threads > 1)}, BatchNorm fused."
 
 
 def unavailable(latency: Latency, device: torch.device) -> bool:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 from yolo_slim.detection import SCORE_NAMES, load_network
 from yolo_slim.documents import read_yaml
@@ -26,6 +23,7 @@ from yolo_slim.reporting import (
     write_report,
 )
 from yolo_slim.workflow.class_scores import from_plain
+from yolo_slim.workflow.measuring import how_timed
 
 METRICS = "metrics.csv"
 FIGURES = ("state", "checkpoint", "parameters", "gflops", "small_gammas", *SCORE_NAMES)
@@ -49,11 +47,7 @@ def write_results(
     pruning = folder / "prune" / "pruning.yaml"
     remedy = "delete it, and the page comes without the table of its layers"
     layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    notes = [
-        f"Data: {data}, images of {imgsz} pixels.",
-        f"Latency: one image per batch on {device}, {torch.get_num_threads()} threads, BatchNorm fused.",
-    ]
+    notes = [f"Data: {data}, images of {imgsz} pixels.", how_timed()]
     title = f"yolo_slim: {folder.name}"
     page = folder / "report.html"
     write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], _plots(folder, checkpoints), notes)
