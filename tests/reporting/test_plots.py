@@ -6,12 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tests.helpers.places import ROOT
-from yolo_slim.reporting import plots
-from yolo_slim.reporting.comparison import ModelRow
 from yolo_slim.reporting.plots import gamma_histograms, training_curves
 
 GAMMAS = np.random.default_rng(0).normal(0.9, 0.2, (8, 100))
@@ -77,30 +74,6 @@ def test_curves_name_the_file_without_scores(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no phases"):
         training_curves({}, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
-
-
-def model(name: str, cost: float, score: float) -> ModelRow:
-    times = {"torch": 9 * cost, "onnxruntime": 5 * cost}
-    return ModelRow(name, 1000, cost, 1.0, times, 0.5, 0.5, 0.5, score)
-
-
-def test_models_are_drawn_at_their_cost_and_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: list[Figure] = []
-    monkeypatch.setattr(plots, "Figure", lambda **settings: figures.append(Figure(**settings)) or figures[-1])
-    rows = [model("dense", 2.0, 0.70), model("slim $x$_1", 1.0, 0.65), model("again", 2.0, 0.70)]
-    plots.trade_offs(rows, tmp_path / "compare.png")
-    assert ink(tmp_path / "compare.png") > 0.01
-    left, right = figures[0].axes
-    assert left.collections[0].get_offsets().tolist() == [[2.0, 0.70], [1.0, 0.65], [2.0, 0.70]]
-    assert [points.get_label() for points in right.collections] == ["torch", "onnxruntime"]
-    assert right.collections[1].get_offsets().tolist() == [[10.0, 0.70], [5.0, 0.65], [10.0, 0.70]]
-    for axes in (left, right):
-        assert [text.get_text() for text in axes.texts] == ["dense, again", "slim $x$_1"]
-
-
-def test_models_that_are_all_the_same_are_drawn(tmp_path: Path) -> None:
-    plots.trade_offs([model("one", 1.0, 0.0)] * 2, tmp_path / "compare.png")
-    assert ink(tmp_path / "compare.png") > 0.005
 
 
 def test_the_backend_of_the_user_stays() -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from yolo_slim.reporting.comparison import comparison_table as comparison_table
     from yolo_slim.reporting.html import write_report as write_report
     from yolo_slim.reporting.plots import gamma_histograms as gamma_histograms
-    from yolo_slim.reporting.plots import trade_offs as trade_offs
     from yolo_slim.reporting.plots import training_curves as training_curves
     from yolo_slim.reporting.tables import ExportRow as ExportRow
     from yolo_slim.reporting.tables import StateRow as StateRow
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from yolo_slim.reporting.tables import runtimes_table as runtimes_table
     from yolo_slim.reporting.tables import states_markdown as states_markdown
     from yolo_slim.reporting.tables import states_table as states_table
+    from yolo_slim.reporting.trade_offs import draw_trade_offs as draw_trade_offs
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -36,8 +36,9 @@ __getattr__, __dir__, __all__ = face(
         "classes": "ClassRow class_changes class_changes_markdown class_changes_table classes_table",
         "comparison": "ModelRow comparison_markdown comparison_table",
         "html": "write_report",
-        "plots": "gamma_histograms trade_offs training_curves",
+        "plots": "gamma_histograms training_curves",
         "tables": "ExportRow StateRow classes_by_state exports_markdown exports_table layers_table runtimes_markdown "
         "runtimes_table states_markdown states_table",
+        "trade_offs": "draw_trade_offs",
     },
 )

@@ -18,7 +18,7 @@ from yolo_slim.reporting import (
     class_changes,
     class_changes_markdown,
     comparison_markdown,
-    trade_offs,
+    draw_trade_offs,
 )
 from yolo_slim.wording import say
 from yolo_slim.workflow.class_scores import FILE as CLASSES
@@ -167,5 +167,5 @@ def _write(folder: Path, rows: Sequence[ModelRow], weights: Sequence[str | Path]
         changes = [[name, *values, change] for name, values, change in class_changes(by_class, falling=True)]
         write_csv(folder / CLASSES, ["class", *by_class, "change"], changes)
         parts.append(class_changes_markdown(by_class, falling=True))
-    trade_offs(rows, folder / "compare.png")
+    draw_trade_offs(rows, folder / "compare.png")
     write_whole(folder / "compare.md", "\n".join([*parts, "![mAP50-95 against cost](compare.png)\n"]))
