@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.places import ROOT
-from yolo_slim.files import whole, write_whole
+from yolo_slim.files import whole, write_csv, write_whole
 
 
 def test_replaces_what_was_there(tmp_path: Path) -> None:
@@ -66,3 +66,8 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     write_whole(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real" / "a.txt").read_text() == "new"
+
+
+def test_a_table_has_empty_cells_for_what_is_not_known(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ["name", "score"], [["a, b", 0.1], ["é", float("nan")], ["c", None]])
+    assert (tmp_path / "a.csv").read_bytes().decode().split() == ["name,score", '"a,', 'b",0.1', "é,", "c,"]

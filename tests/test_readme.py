@@ -38,6 +38,7 @@ SMALLER = {
     ],
     "prune": [],
     "export": [],
+    "compare": [],
 }
 
 
@@ -52,7 +53,7 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     # The same set as a user's, but a small one.
     monkeypatch.setattr(data.shapes, "generate_shapes", lambda root: shapes_of(root))
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python train.py")]
-    assert len(commands) == 13
+    assert len(commands) == 14
     # Exports beside another model and in 8 bits have tests of their own.
     exported = [command for command in commands if "train.py export" in command]
     commands = [command for command in commands if command not in exported[1:]] + exported[-1:]
@@ -62,7 +63,7 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     exports = ("export", "export-2")
     assert [(tmp_path / "runs" / run / "results.md").is_file() for run in exports] == [True] * 2
     made = {p.name for p in (tmp_path / "runs").iterdir()}
-    phases = ("baseline", "sparse", "prune", "finetune", "validate", "test", "predict", "slim", "strong")
+    phases = ("baseline", "sparse", "prune", "finetune", "validate", "test", "predict", "compare", "slim", "strong")
     assert made == {*phases, *exports}
     assert len(list((tmp_path / "runs" / "predict" / "images").iterdir())) == 6
     assert "finetuned" in (tmp_path / "runs" / "strong" / "results.md").read_text()

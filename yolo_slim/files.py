@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     """Writes text, as UTF-8, or bytes to a file that appears whole or not at all; see :func:`whole`."""
     with whole(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table, as UTF-8, to a file that appears whole or not at all; what is None or nan stays empty."""
+    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows([None if cell != cell else cell for cell in row] for row in rows)  # nan is not itself
 
 
 def inside(path: str, folders: list[Path]) -> bool:

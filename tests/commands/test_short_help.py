@@ -63,5 +63,5 @@ def test_examples_are_commands_that_can_be_spelled_out(tmp_path, monkeypatch):
     for verb in PAGES:
         for example in PAGES[verb].examples:
             words = spelled_out([word.strip("'") for word in example.split()])
-            assert words[1].startswith("-"), words
+            assert verb == "compare" or words[1].startswith("-"), words
         assert page(verb, "yolo-slim").startswith(f"yolo-slim {verb} ")

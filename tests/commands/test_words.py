@@ -77,6 +77,8 @@ def here(tmp_path, monkeypatch) -> Path:
             "slim -c slim.yaml --baseline.enabled false --model.weights best.pt --data.data d.yaml --epochs auto "
             "--prune.selection.ratio 0.3",
         ),
+        ("compare runs/slim runs/fit", "compare runs/slim/finetune/best.ckpt runs/fit/best.ckpt --data.data d.yaml"),
+        ("compare a.pt b.pt --data d.yaml --batch=4", "compare a.pt b.pt --data.data d.yaml --data.batch=4"),
         ("slim -c own.yaml --lr0 1", "slim -c own.yaml --baseline.hyp.lr0 1 --sparse.hyp.lr0 1 --finetune.hyp.lr0 1"),
         (
             "slim yolov8n.yaml shapes --epochs 9",

@@ -128,6 +128,11 @@ def test_help_mentions_it(capsys):
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "slim"])
 def test_every_verb_that_reads_weights_refuses(folder, capsys, verb):
-    arguments = {"prune": [], "export": ["--format", "onnx"]}.get(verb, validate("evil.pt")[1:5])
-    assert "mkdir" in refused(capsys, [verb, *arguments, "--model.weights", "evil.pt"])
+    weights = ["--model.weights", "evil.pt"]
+    given = {
+        "prune": weights,
+        "export": ["--format", "onnx", *weights],
+        "compare": ["tiny.pt", "evil.pt", "--data.data", "shapes"],
+    }
+    assert "mkdir" in refused(capsys, [verb, *given.get(verb, [*validate("evil.pt")[1:5], *weights])])
     assert not (folder / "ran").exists()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from yolo_slim.reporting.classes import ClassRow
 from yolo_slim.reporting.html import write_report
 from yolo_slim.reporting.tables import StateRow
 
@@ -61,6 +62,18 @@ def test_page_holds_tables_pictures_and_notes(tmp_path: Path) -> None:
     source = dict(page.attributes)["src"]
     assert source is not None
     assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == PNG
+
+
+def test_classes_are_folded(tmp_path: Path) -> None:
+    rows = [replace(row, classes=[ClassRow("<cat>", 0.9, score)]) for row, score in zip(ROWS, (0.7, 0.6), strict=True)]
+    write_report(tmp_path / "report.html", "A run", [*rows, ROWS[0]], [], {}, [])
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.tags.count("details") == 1
+    start = page.text.index("mAP50-95 of each class")
+    words = [text for text in page.text[start:] if text.strip()]
+    assert words[1:] == ["Class (mAP50-95)", "baseline", "slim", "Change", "<cat>", "0.700", "0.600", "-0.100"]
+    write_report(tmp_path / "report.html", "A run", ROWS, [], {}, [])
+    assert "<details>" not in (tmp_path / "report.html").read_text()
 
 
 def test_page_stands_alone(tmp_path: Path) -> None:

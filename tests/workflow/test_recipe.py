@@ -15,6 +15,7 @@ from tests.helpers.held import in_another_process
 from tests.helpers.hostile.pickles import write_small
 from tests.helpers.hostile.refused import refused
 from yolo_slim.commands.entry import main
+from yolo_slim.detection.data.shapes import CLASSES
 from yolo_slim.workflow import fit_parts, recipe
 
 PHASES = ("baseline", "sparse", "prune", "finetune")
@@ -75,14 +76,18 @@ def test_four_states_in_order(straight):
 
 
 def test_results_are_written(straight):
-    tables = (straight / "results.md").read_text().split("\n\n")
+    *tables, classes = (straight / "results.md").read_text().split("\n\n")
     for table in tables:
         states = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
         assert states == ["baseline", "sparse", "slim", "finetuned"]
     installed = [name for name in ("onnxruntime", "openvino") if find_spec(name)]
     if installed and find_spec("onnx"):
         assert [cell.strip() for cell in tables[1].splitlines()[0].split("|")[1:-1]] == ["State", "torch", *installed]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in classes.splitlines()]
+    assert lines[0] == ["Class (mAP50-95)", "baseline", "sparse", "slim", "finetuned", "Change"]
+    assert [line[0] for line in lines[2:]] == list(CLASSES)
     page = (straight / "report.html").read_text()
+    assert page.count("<details><summary>mAP50-95 of each class</summary>") == 1
     assert page.count("data:image/png;base64") == 2
     assert "model.2.cv1.bn" in page
     assert {"gammas.png", "curves.png", "recipe.yaml"} <= {f.name for f in straight.iterdir()}

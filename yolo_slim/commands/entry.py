@@ -62,6 +62,7 @@ VERBS = {
     "sensitivity": Verb("measure which layers bear to lose channels, for prune to choose by", "sensitivity"),
     "prune": Verb("remove the channels that matter least and save the slim model", "prune"),
     "export": Verb("write ONNX, TorchScript, OpenVINO, ... files and measure their size, latency and mAP", "export"),
+    "compare": Verb("size, latency and mAP of several checkpoints side by side", "compare"),
     "slim": Verb("all phases in one resumable command: train, sparse-train, prune, finetune", "slim"),
 }
 

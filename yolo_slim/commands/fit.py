@@ -33,6 +33,7 @@ from yolo_slim.wording import say
 from yolo_slim.workflow import (
     BEST_CHECKPOINT,
     LAST_CHECKPOINT,
+    ClassTable,
     EpochLines,
     RunCheckpoint,
     as_stopped,
@@ -179,6 +180,8 @@ class SlimCLI(DeferredCLI):
         if fitting:
             extra.append(FreshStatistics())
             extra.append(RunCheckpoint(self.parsed("checkpoint").dirpath or folder, **LAST_CHECKPOINT))
+        if self.subcommand in ("validate", "test"):
+            extra.append(ClassTable(folder))
         if self.subcommand == "predict":
             extra.append(PredictionWriter(folder))
         self.trainer_defaults = {"callbacks": extra}

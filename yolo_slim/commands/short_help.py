@@ -165,6 +165,21 @@ PAGES = {
             **_RUN,
         },
     ),
+    "compare": Page(
+        "Parameters, GFLOPs, size, latency and mAP of several checkpoints in one table and one picture.",
+        (
+            "compare runs/slim runs/strong",
+            "compare dense.pt slim.ckpt --data.data data.yaml --per_class",
+            "compare runs/fit/best.ckpt runs/prune --split test",
+        ),
+        {
+            "data.data": ("of the run", "data YAML"),
+            "split": ("val", "images that are judged by: val or test"),
+            "per_class": ("false", "mAP50-95 of each class, the largest fall first"),
+            "imgsz": ("of the first", "side of the images in pixels, for all"),
+            **_RUN,
+        },
+    ),
     "slim": Page(
         "Train, sparse-train, prune and finetune in one command that goes on where it was interrupted.",
         (

@@ -60,6 +60,8 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     """
     verb, *words = before_options(arguments)
     given = options_of(arguments)
+    if verb == "compare":
+        return _compared(words, given)
     spelled: list[list[str]] = []
     found: dict[Kind, str] = {}
     for word in words:
@@ -78,6 +80,18 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     keys = {key_of(option) for option in spelled}
     spelled = [*_of_words(verb, found, keys), *spelled]
     return [verb, *(word for option in spelled for word in option)]
+
+
+def _compared(words: Sequence[str], given: Sequence[list[str]]) -> list[str]:
+    """Of ``compare`` the words are files, which stay words; run folders stand for their last models."""
+    files = [str(last_model(Path(word)) or word) if Path(word).is_dir() else word for word in words]
+    known = next((data for file in files if (data := data_of(Path(file)))), None)
+    options = [
+        [f"--data.{option[0][2:]}", *option[1:]] if key_of(option) in ("data", "batch") else option for option in given
+    ]
+    if known and "data.data" not in map(key_of, options):
+        options.append(["--data.data", known])
+    return ["compare", *files, *(word for option in options for word in option)]
 
 
 def _without_pairs(verb: str, options: Sequence[list[str]]) -> list[list[str]]:

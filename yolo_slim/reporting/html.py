@@ -8,11 +8,13 @@ from html import escape
 from pathlib import Path
 
 from yolo_slim.files import write_whole
+from yolo_slim.reporting.classes import class_changes_cells
 from yolo_slim.reporting.tables import (
     LAYERS_HEADER,
     STATES_HEADER,
     LayerRow,
     StateRow,
+    classes_by_state,
     layers_cells,
     runtimes_cells,
     states_cells,
@@ -28,6 +30,8 @@ figure { margin: 1.5em 0; }
 img { max-width: 100%; }
 figcaption { color: #666; }
 .wide { overflow-x: auto; }
+details { margin: 1.5em 0; }
+summary { cursor: pointer; }
 """
 
 
@@ -59,6 +63,9 @@ def write_report(
         parts += ["<h2>States</h2>", _table(STATES_HEADER, states_cells(rows))]
     if by_runtime := runtimes_cells(rows):
         parts += ["<h2>Latency by runtime</h2>", _table(by_runtime[0], by_runtime[1:])]
+    if by_class := class_changes_cells(classes_by_state(rows)):
+        table = _table(by_class[0], by_class[1:])
+        parts.append(f"<details><summary>mAP50-95 of each class</summary>\n{table}\n</details>")
     parts += [_figure(caption, Path(image)) for caption, image in images.items()]
     if layers:
         parts += ["<h2>Channels per layer</h2>", _table(LAYERS_HEADER, layers_cells(layers))]

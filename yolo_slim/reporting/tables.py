@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
-from yolo_slim.wording import printable_lines
+from yolo_slim.reporting.cells import markdown_table, number, percent, rich_table
+from yolo_slim.reporting.classes import ClassRow
 
 STATES_HEADER = (
     "State",
@@ -52,6 +51,8 @@ class StateRow:
     """Share of the gammas with an absolute value below 1e-2, in [0, 1]."""
     runtimes: Mapping[str, float] = field(default_factory=dict)
     """Milliseconds of one forward pass in other runtimes, by their names."""
+    classes: Sequence[ClassRow] = ()
+    """Scores of each class; none where they were not kept."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ def states_cells(rows: Sequence[StateRow]) -> list[list[str]]:
             row.state,
             f"{row.parameters / 1e6:.3f} M{_change(row, baseline, 'parameters')}",
             f"{row.gflops:.2f}{_change(row, baseline, 'gflops')}",
-            *(_number(score, ".3f") for score in (row.precision, row.recall, row.map50, row.map)),
-            _number(row.latency_ms, ".1f", " ms"),
-            _number(row.small_gammas, ".1%"),
+            *(number(score, ".3f") for score in (row.precision, row.recall, row.map50, row.map)),
+            number(row.latency_ms, ".1f", " ms"),
+            number(row.small_gammas, ".1%"),
         ]
         for row in rows
     ]
@@ -119,12 +120,12 @@ def states_cells(rows: Sequence[StateRow]) -> list[list[str]]:
 def states_table(rows: Sequence[StateRow]) -> Table:
     """The states side by side, for a terminal; the changes stand below their numbers, so 80 columns are enough."""
     header = [name.replace("mAP", "mAP\n").replace(" ", "\n") for name in STATES_HEADER]
-    return _rich(header, [[cell.replace(" (", "\n(") for cell in cells] for cells in states_cells(rows)])
+    return rich_table(header, [[cell.replace(" (", "\n(") for cell in cells] for cells in states_cells(rows)])
 
 
 def states_markdown(rows: Sequence[StateRow]) -> str:
     """The states side by side, as a GitHub table that ends with a newline."""
-    return _markdown(STATES_HEADER, states_cells(rows))
+    return markdown_table(STATES_HEADER, states_cells(rows))
 
 
 def runtimes_cells(rows: Sequence[StateRow]) -> list[list[str]]:
@@ -149,8 +150,7 @@ def runtimes_cells(rows: Sequence[StateRow]) -> list[list[str]]:
         line = [row.state]
         for name in cells[0][1:]:
             now, before = times.get(name, math.nan), first.get(name, math.nan)
-            change = "" if math.isnan(before) or now == before else f" ({100 * (now / before - 1):+.1f}%)"
-            line.append(_number(now, ".1f", f" ms{change}"))
+            line.append(number(now, ".1f", f" ms{percent(now, before)}"))
         cells.append(line)
     return cells
 
@@ -158,13 +158,18 @@ def runtimes_cells(rows: Sequence[StateRow]) -> list[list[str]]:
 def runtimes_table(rows: Sequence[StateRow]) -> Table | None:
     """Milliseconds in every runtime, for a terminal; None where nothing but PyTorch was measured."""
     cells = runtimes_cells(rows)
-    return _rich(cells[0], cells[1:]) if cells else None
+    return rich_table(cells[0], cells[1:]) if cells else None
 
 
 def runtimes_markdown(rows: Sequence[StateRow]) -> str:
     """The same as a GitHub table that ends with a newline; empty where nothing but PyTorch was measured."""
     cells = runtimes_cells(rows)
-    return _markdown(cells[0], cells[1:]) if cells else ""
+    return markdown_table(cells[0], cells[1:]) if cells else ""
+
+
+def classes_by_state(rows: Sequence[StateRow]) -> dict[str, Sequence[ClassRow]]:
+    """The classes of those states whose classes are known."""
+    return {row.state: row.classes for row in rows if row.classes}
 
 
 def layers_cells(layers: Sequence[LayerRow]) -> list[list[str]]:
@@ -184,7 +189,7 @@ def layers_cells(layers: Sequence[LayerRow]) -> list[list[str]]:
 
 def layers_table(layers: Sequence[LayerRow]) -> Table:
     """The channels of each layer before and after the prune, for a terminal."""
-    return _rich(LAYERS_HEADER, layers_cells(layers))
+    return rich_table(LAYERS_HEADER, layers_cells(layers))
 
 
 def exports_cells(rows: Sequence[ExportRow]) -> list[list[str]]:
@@ -204,46 +209,22 @@ def exports_cells(rows: Sequence[ExportRow]) -> list[list[str]]:
     for row in rows:
         other = befores.get(row.format, rows[0])
         size, time = _change(row, other, "megabytes"), _change(row, other, "latency_ms")
-        figures = [f"{row.megabytes:.2f} MB{size}", _number(row.latency_ms, ".1f", f" ms{time}")]
-        cells.append([row.format, row.model, *figures, _number(row.map50, ".3f"), _number(row.map, ".3f"), row.file])
+        figures = [f"{row.megabytes:.2f} MB{size}", number(row.latency_ms, ".1f", f" ms{time}")]
+        cells.append([row.format, row.model, *figures, number(row.map50, ".3f"), number(row.map, ".3f"), row.file])
     return cells
 
 
 def exports_table(rows: Sequence[ExportRow]) -> Table:
     """Exported files side by side, for a terminal; changes stand below their numbers."""
     cells = [[cell.replace(" (", "\n(") for cell in line] for line in exports_cells(rows)]
-    return _rich([name.replace("mAP50-", "mAP50\n-") for name in EXPORTS_HEADER], cells)
+    return rich_table([name.replace("mAP50-", "mAP50\n-") for name in EXPORTS_HEADER], cells)
 
 
 def exports_markdown(rows: Sequence[ExportRow]) -> str:
     """Exported files side by side, as a GitHub table that ends with a newline."""
-    return _markdown(EXPORTS_HEADER, exports_cells(rows))
+    return markdown_table(EXPORTS_HEADER, exports_cells(rows))
 
 
 def _change(row: StateRow | ExportRow, baseline: StateRow | ExportRow | None, field: str) -> str:
     """The change against the baseline in percent, or nothing where there is none."""
-    if baseline is None or math.isnan(getattr(baseline, field)) or getattr(row, field) == getattr(baseline, field):
-        return ""
-    change = getattr(row, field) / getattr(baseline, field) - 1
-    return f" ({round(100 * change, 1) + 0.0:+.1f}%)"  # + 0.0 turns -0.0 into 0.0
-
-
-def _number(value: float | None, form: str, unit: str = "") -> str:
-    """The number and its unit, or a dash where nothing was measured."""
-    return "-" if value is None or math.isnan(value) else f"{value:{form}}{unit}"
-
-
-def _rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of plain text: brackets in names are no markup, and nothing in them is obeyed by a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False)
-    for column, name in enumerate(header):
-        table.add_column(name, justify="right" if column else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable_lines(cell)) for cell in row))
-    return table
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A GitHub table with numbers to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    return "" if baseline is None else percent(getattr(row, field), getattr(baseline, field))

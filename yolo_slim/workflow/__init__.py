@@ -8,6 +8,8 @@ from yolo_slim.lazy import face
 
 if TYPE_CHECKING:
     from yolo_slim.workflow.checkpoint_io import keep_whole as keep_whole
+    from yolo_slim.workflow.class_scores import ClassTable as ClassTable
+    from yolo_slim.workflow.comparing import compare as compare
     from yolo_slim.workflow.exporting import Exported as Exported
     from yolo_slim.workflow.exporting import export as export
     from yolo_slim.workflow.exporting import export_all as export_all
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from yolo_slim.workflow.fit_parts import quiet_bar as quiet_bar
     from yolo_slim.workflow.fit_parts import watchers as watchers
     from yolo_slim.workflow.launch import rank as rank
+    from yolo_slim.workflow.measuring import Split as Split
     from yolo_slim.workflow.measuring import size_of as size_of
     from yolo_slim.workflow.pruning import prune_file as prune_file
     from yolo_slim.workflow.pruning import rises as rises
@@ -46,11 +49,13 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "checkpoint_io": "keep_whole",
+        "class_scores": "ClassTable",
+        "comparing": "compare",
         "exporting": "Exported export export_all measure_exports",
         "fit_parts": "BEST_CHECKPOINT EpochLines LAST_CHECKPOINT RunCheckpoint as_stopped loggers mixed_precision "
         "quiet_bar watchers",
         "launch": "rank",
-        "measuring": "size_of",
+        "measuring": "Split size_of",
         "pruning": "prune_file rises",
         "recipe": "run_recipe",
         "resuming": "recipe_folder",

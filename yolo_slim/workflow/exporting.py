@@ -26,6 +26,7 @@ from yolo_slim.files import write_whole
 from yolo_slim.pruning import latencies_ms
 from yolo_slim.reporting import ExportRow, exports_markdown
 from yolo_slim.wording import say
+from yolo_slim.workflow.run_folder import expect_empty
 
 
 class ExportResult(NamedTuple):
@@ -62,10 +63,7 @@ def export(
             or if there is something in the folder.
     """
     check_formats(formats, options, data is not None)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; give an empty folder, so that no file takes the place of another")
+    folder = expect_empty(folder)
     paths = {"before": before, "after": weights} if before else {Path(weights).stem: weights}
     nets = {}
     for model, path in paths.items():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from yolo_slim.callbacks import Target
-from yolo_slim.detection import YOLODetector, as_deployed, load_network
+from yolo_slim.detection import SCORE_NAMES, YOLODataModule, YOLODetector, as_deployed, load_network
 from yolo_slim.pruning import (
     RUNTIMES,
     Latency,
@@ -23,7 +26,12 @@ from yolo_slim.pruning import (
     small_share,
     times_in_turn,
 )
+from yolo_slim.reporting import ClassRow
 from yolo_slim.wording import say
+from yolo_slim.workflow.class_scores import class_rows
+from yolo_slim.workflow.fit_parts import as_stopped
+
+Split = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,37 @@ def dense_costs(weights: str | Path, selection: Selection, imgsz: int) -> dict[s
     return cost.dense()
 
 
+class Judged(NamedTuple):
+    """What a detector finds in images that are labelled."""
+
+    detector: YOLODetector
+    scores: dict[str, float]
+    classes: list[ClassRow]
+
+
+def judge(trainer: Trainer, weights: str | Path, data: YOLODataModule, imgsz: int, split: Split = "val") -> Judged:
+    """Validates the detector in a file, with the classes of the data; all ranks call it, and get the same.
+
+    Args:
+        trainer: A fresh Trainer.
+        weights: Checkpoint or ``.pt`` file.
+        data: A fresh data module.
+        imgsz: Side of the images in pixels.
+        split: Which images.
+
+    Returns:
+        The detector in single precision, its scores by name, and those of each class of the data.
+    """
+    detector = YOLODetector(weights=str(weights), names=data.names, imgsz=imgsz)
+    evaluate = trainer.validate if split == "val" else trainer.test
+    try:
+        logged = evaluate(detector, datamodule=data, verbose=False)[0]
+    except BaseException as stop:
+        raise as_stopped(stop, trainer) from None
+    detector.float()
+    return Judged(detector, {name: float(logged[f"{split}/{name}"]) for name in SCORE_NAMES}, class_rows(detector))
+
+
 def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str, dict[str, float]]:
     """Milliseconds per image of several networks as they are deployed, in every runtime that is installed.
 
@@ -87,6 +126,13 @@ def deployed_latencies(paths: Mapping[str, str | Path], imgsz: int) -> dict[str,
             continue
         found[name] = times_in_turn(forwards)
     return found
+
+
+def how_timed() -> str:
+    """How :func:`deployed_latencies` has measured, as a sentence."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    threads = torch.get_num_threads()
+    return f"Latency: one image per batch on {device}, {threads} thread{'s' * (threads > 1)}, BatchNorm fused."
 
 
 def unavailable(latency: Latency, device: torch.device) -> bool:

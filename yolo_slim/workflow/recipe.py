@@ -21,8 +21,9 @@ from yolo_slim.reporting import StateRow
 from yolo_slim.wording import say
 from yolo_slim.workflow import fit_parts, launch
 from yolo_slim.workflow.checkpoint_io import keep_whole
+from yolo_slim.workflow.class_scores import to_plain
 from yolo_slim.workflow.kept import beside, sound
-from yolo_slim.workflow.measuring import dense_costs, deployed_latencies, size_of
+from yolo_slim.workflow.measuring import dense_costs, deployed_latencies, judge, size_of
 from yolo_slim.workflow.phases import RESULT, Phase, phases_of
 from yolo_slim.workflow.pruning import prune_file
 from yolo_slim.workflow.results import merge_metrics, read_result, set_metrics_aside, write_results
@@ -224,26 +225,20 @@ class Recipe:
         if file.is_file():
             read_result(file)
             return
-        data = self.settings.data.fresh()
-        detector = YOLODetector(weights=weights, names=data.names, imgsz=self._imgsz)
         trainer = self._trainer(logger=False, callbacks=[], enable_checkpointing=False)
-        try:
-            scores = trainer.validate(detector, datamodule=data, verbose=False)[0]
-        except BaseException as stop:
-            raise fit_parts.as_stopped(stop, trainer) from None
-        detector.float()
+        judged = judge(trainer, weights, self.settings.data.fresh(), self._imgsz)
         if launch.rank() != 0:
             return
         result: dict[str, Any] = {"state": phase.state, "checkpoint": str(weights)}
-        result |= asdict(size_of(detector.net, self._imgsz))
-        result |= {name: float(scores[f"val/{name}"]) for name in SCORE_NAMES}
+        result |= asdict(size_of(judged.detector.net, self._imgsz))
+        result |= judged.scores | {"classes": to_plain(judged.classes)}
         self._say(
             f"{result['state']}: {result['parameters'] / 1e6:.3f} M parameters, {result['gflops']:.2f} GFLOPs, "
             f"mAP50 {result['map50']:.3f}, mAP50-95 {result['map']:.3f}, "
             f"{result['small_gammas']:.1%} of the gammas below 1e-2"
         )
         file.parent.mkdir(exist_ok=True, parents=True)
-        write_whole(file, yaml.safe_dump(result, sort_keys=False))
+        write_whole(file, yaml.safe_dump(result, sort_keys=False, default_flow_style=None))  # a line for each class
 
     def _results(self) -> RecipeResult:
         files = {p: self.folder / p.folder / RESULT for p in self.phases}
@@ -259,7 +254,7 @@ class Recipe:
         rows = []
         for phase, found in results.items():
             by_runtime = {name: times[name][phase.state] for name in others}
-            figures = {name: found[name] for name in fields}
+            figures = {name: found[name] for name in (*fields, "classes")}
             rows.append(StateRow(**figures, latency_ms=times["torch"][phase.state], runtimes=by_runtime))
         kept_round = rounds_within(*self._scores(), self.settings.rounds)
         final = [p for p in results if p.round == kept_round] if self.settings.rounds.count > 1 else list(results)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import torch
 
 from yolo_slim.detection import SCORE_NAMES, load_network
 from yolo_slim.documents import read_yaml
@@ -17,6 +14,8 @@ from yolo_slim.files import whole, write_whole
 from yolo_slim.pruning import gamma_magnitudes
 from yolo_slim.reporting import (
     StateRow,
+    class_changes_markdown,
+    classes_by_state,
     gamma_histograms,
     rounds_plot,
     runtimes_markdown,
@@ -24,6 +23,8 @@ from yolo_slim.reporting import (
     training_curves,
     write_report,
 )
+from yolo_slim.workflow.class_scores import from_plain
+from yolo_slim.workflow.measuring import how_timed
 from yolo_slim.workflow.phases import Phase
 
 METRICS = "metrics.csv"
@@ -53,16 +54,14 @@ def write_results(
         lowest: The lowest mAP50-95 that was allowed.
     """
     told = f"The result is {result}: `{checkpoints[result]}`\n" if result != rows[-1].state else None
-    write_whole(folder / "results.md", "\n".join(filter(None, (states_markdown(rows), runtimes_markdown(rows), told))))
+    by_class = class_changes_markdown(classes_by_state(rows))
+    tables = filter(None, (states_markdown(rows), runtimes_markdown(rows), by_class, told))
+    write_whole(folder / "results.md", "\n".join(tables))
     prunes = [phase for phase in phases if phase.kind == "prune"]
     pruning = folder / prunes[-1].folder / "pruning.yaml" if prunes else folder / "none"
     remedy = "delete it, and the page comes without the table of its layers"
     layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    notes = [
-        f"Data: {data}, images of {imgsz} pixels.",
-        f"Latency: one image per batch on {device}, {torch.get_num_threads()} threads, BatchNorm fused.",
-    ]
+    notes = [f"Data: {data}, images of {imgsz} pixels.", how_timed()]
     if told:
         notes.append(f"The result is {result}: the rounds after it lost more mAP than was allowed.")
     title = f"yolo_slim: {folder.name}"
@@ -71,12 +70,17 @@ def write_results(
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """What a phase has left: state, checkpoint and figures.
+    """What a phase has left: state, checkpoint, figures, and ``classes``: a row for each, none in files of before.
 
     Raises:
         ValueError: If the file is damaged.
     """
-    return read_mapping(file, FIGURES, "delete it and start again: what it held is measured anew")
+    remedy = "delete it and start again: what it held is measured anew"
+    result = read_mapping(file, FIGURES, remedy)
+    try:
+        return result | {"classes": from_plain(result.get("classes") or [])}
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); {remedy}") from error
 
 
 def read_mapping(file: Path, keys: Sequence[str], remedy: str) -> dict[str, Any]:

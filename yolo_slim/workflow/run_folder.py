@@ -110,6 +110,19 @@ def make(folder: Path) -> None:
     _made.add(folder)
 
 
+def expect_empty(folder: str | Path) -> Path:
+    """Makes a folder unless it is there, and refuses one that holds something.
+
+    Raises:
+        ValueError: If there is something in it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give an empty folder, so that no file takes the place of another")
+    return folder
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keeps other processes from running in a folder at the same time; rank 0 holds it for its launch.

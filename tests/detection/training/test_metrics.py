@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.helpers.crowd import crowd
 from yolo_slim.detection.training import metrics
 from yolo_slim.detection.training.metrics import DetectionScores, on_cpu
 from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
@@ -47,6 +48,15 @@ def test_false_positives_and_misses():
     assert result["map50"] == pytest.approx(51 / 101)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_a_recall_that_is_a_threshold_reaches_it(count):
+    """Of ten objects some are found, and nothing else: precision 1 up to a recall of exactly count / 10."""
+    boxes = [[20 * place, 0, 20 * place + 10, 10] for place in range(10)]
+    scores = DetectionScores()
+    scores.update([image(boxes[:count], [0] * count, [0.9] * count)], [image(boxes, [0] * 10)])
+    assert scores.compute()["map50"] == pytest.approx((10 * count + 1) / 101)
+
+
 def test_nothing_found_nothing_labelled_and_reset():
     scores = DetectionScores()
     zero = dict.fromkeys(("precision", "recall", "map50", "map"), 0.0)
@@ -55,22 +65,6 @@ def test_nothing_found_nothing_labelled_and_reset():
     scores.reset()
     scores.update([image([[0, 0, 10, 10]], [0], [0.9])], [image([], [])])
     assert scores.compute() == zero
-
-
-def crowd(seed):
-    """Images with none, some and many of both, three classes."""
-    generator = torch.Generator().manual_seed(seed)
-    found, labelled = [], []
-    for objects, more in ((0, 0), (0, 5), (4, 0), (12, 40), (3, 9)):
-        corners = torch.rand(objects, 2, generator=generator) * 300
-        boxes = torch.cat((corners, corners + 10 + 60 * torch.rand(objects, 2, generator=generator)), 1)
-        labels = torch.randint(3, (objects,), generator=generator)
-        labelled.append({"boxes": boxes, "labels": labels})
-        near = boxes[torch.arange(objects + more) % objects] if objects else torch.rand(more, 4) + 5
-        moved = near + 6 * torch.randn(near.shape, generator=generator)
-        scores = torch.rand(len(near), generator=generator).sort(descending=True).values
-        found.append({"boxes": moved, "scores": scores, "labels": torch.randint(3, (len(near),), generator=generator)})
-    return found, labelled
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -92,6 +92,7 @@ class YOLODetector(DetectorUse):
         # What a checkpoint needs to rebuild the network. How it is trained is left out: that may change on resume.
         self.save_hyperparameters(NetworkRecord.of(self.net, imgsz or known_imgsz).to_hparams())
         self.scores = UltralyticsScores() if metric == "ultralytics" else DetectionScores(nms.max_det)
+        self.class_scores = {}
         self._resumed: dict[str, Any] | None = None
         self._adopt_network()
 

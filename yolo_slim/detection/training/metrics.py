@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -16,6 +17,34 @@ BACKEND: Literal["faster_coco_eval", "pycocotools"] = (
 )
 #: What :meth:`DetectionScores.compute` returns, each in [0, 1].
 SCORE_NAMES = ("precision", "recall", "map50", "map")
+
+
+class ClassScores(NamedTuple):
+    """What is found of one class, each in [0, 1]."""
+
+    map50: float
+    map: float
+
+
+class Scores(NamedTuple):
+    """What is found, of all classes and of each.
+
+    Attributes:
+        overall: By :data:`SCORE_NAMES`, means over the classes that occur.
+        classes: By rising index the classes that occur, which are those with a label.
+    """
+
+    overall: dict[str, float]
+    classes: dict[int, ClassScores]
+
+
+def nothing_found(labels: list[int]) -> Scores:
+    """The scores where there are no boxes, or no labels.
+
+    Args:
+        labels: The classes that are labelled.
+    """
+    return Scores(dict.fromkeys(SCORE_NAMES, 0.0), {label: ClassScores(0.0, 0.0) for label in sorted(set(labels))})
 
 
 class DetectionScores(nn.Module):
@@ -35,6 +64,9 @@ class DetectionScores(nn.Module):
             MeanAveragePrecision(
                 box_format="xyxy",
                 iou_type="bbox",
+                # By default they are in single precision, where a recall of exactly 0.8 does not reach 0.8.
+                iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
+                rec_thresholds=np.linspace(0, 1, 101).tolist(),
                 max_detection_thresholds=[1, 10, max_detections],
                 extended_summary=True,
                 backend=BACKEND,
@@ -59,22 +91,29 @@ class DetectionScores(nn.Module):
             ``map50`` and ``map`` (mean over IoU 0.50 to 0.95) as in COCO; ``precision`` and ``recall`` at IoU 0.50, per
             class where F1 is best on COCO's 101-point curve, then averaged over the classes that occur.
         """
+        return self.evaluate().overall
+
+    def evaluate(self) -> Scores:
+        """Scores of all images of all ranks as :meth:`compute` has them, and of each class."""
         metric = self._metric[0]
         self._gather(metric)
         if not metric.groundtruth_labels or not sum(len(labels) for labels in metric.groundtruth_labels):
-            return dict.fromkeys(SCORE_NAMES, 0.0)
+            return nothing_found([])
         curves = metric.compute()["precision"][:, :, :, 0, -1]  # (IoU thresholds, recall points, classes)
         curves = curves[:, :, (curves > -1).any(0).any(0)].double()
         recall = torch.linspace(0, 1, curves.shape[1], dtype=torch.float64)[:, None]
         f1 = 2 * curves[0] * recall / (curves[0] + recall).clamp(min=1e-12)
         best = f1.argmax(0)  # (classes,)
         reached = f1.amax(0) > 0
-        return {
+        overall = {
             "precision": (curves[0].gather(0, best[None])[0] * reached).mean().item(),
             "recall": (recall[best, 0] * reached).mean().item(),
             "map50": curves[0].mean().item(),
             "map": curves.mean().item(),
         }
+        areas = zip(curves[0].mean(0).tolist(), curves.mean((0, 1)).tolist(), strict=True)
+        labels = torch.cat(metric.groundtruth_labels).unique().tolist()  # in the order of the curves
+        return Scores(overall, dict(zip(labels, map(ClassScores._make, areas), strict=True)))
 
     def reset(self) -> None:
         """Forgets all images."""

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 from ultralytics.engine.validator import BaseValidator
 from ultralytics.utils.metrics import ap_per_class
 
-from yolo_slim.detection.training.metrics import SCORE_NAMES, from_all_ranks, on_cpu
+from yolo_slim.detection.training.metrics import SCORE_NAMES, ClassScores, Scores, from_all_ranks, nothing_found, on_cpu
 
 #: IoU at and above which a box has found an object: 0.50 to 0.95.
 THRESHOLDS = torch.linspace(0.5, 0.95, 10)
@@ -46,15 +46,22 @@ class UltralyticsScores(nn.Module):
             ``map50`` and ``map`` (mean over IoU 0.50 to 0.95); ``precision`` and ``recall`` at IoU 0.50, at the score
             where F1, averaged over the classes, is best.
         """
+        return self.evaluate().overall
+
+    def evaluate(self) -> Scores:
+        """Scores of all images of all ranks as :meth:`compute` has them, and of each class."""
         images = [image for rank in from_all_ranks(self._images) for image in rank]
         labels = np.concatenate([image[3] for image in images]) if images else np.zeros(0)
         found = sum(len(image[1]) for image in images)
         if not len(labels) or not found:
-            return dict.fromkeys(SCORE_NAMES, 0.0)
+            return nothing_found(labels.tolist())
         hits, scores, classes = (np.concatenate([image[part] for image in images]) for part in range(3))
-        _, _, precision, recall, _, areas, *_ = ap_per_class(hits, scores, classes, labels)
+        # Areas under the curves are of shape (classes that occur, IoU thresholds).
+        _, _, precision, recall, _, areas, occurring, *_ = ap_per_class(hits, scores, classes, labels)
         values = (precision.mean(), recall.mean(), areas[:, 0].mean(), areas.mean())
-        return dict(zip(SCORE_NAMES, map(float, values), strict=True))
+        each = map(ClassScores._make, zip(areas[:, 0].tolist(), areas.mean(1).tolist(), strict=True))
+        overall = dict(zip(SCORE_NAMES, map(float, values), strict=True))
+        return Scores(overall, dict(zip(occurring.tolist(), each, strict=True)))
 
     def reset(self) -> None:
         """Forgets all images."""

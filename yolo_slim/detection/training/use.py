@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from yolo_slim.detection.training.losses import DetectorLosses
-from yolo_slim.detection.training.metrics import DetectionScores
+from yolo_slim.detection.training.metrics import ClassScores, DetectionScores
 from yolo_slim.detection.training.suppression import Suppression, beside_labels
 from yolo_slim.detection.training.ultralytics_scores import UltralyticsScores
 
@@ -20,10 +20,12 @@ class DetectorUse(DetectorLosses):
     Attributes:
         nms: Which of the boxes count.
         scores: Collects what is found and what is labelled.
+        class_scores: After a validation or a test: by index, the scores of the classes that occur there.
     """
 
     nms: Suppression
     scores: DetectionScores | UltralyticsScores
+    class_scores: dict[int, ClassScores]
 
     def forward(self, images: Tensor) -> Tensor:
         """Decoded boxes and class scores of images (B, 3, H, W) in [0, 1]: (B, 4 + nc, anchors), boxes in pixels.
@@ -69,6 +71,7 @@ class DetectorUse(DetectorLosses):
         return replace(self.nms, conf=conf, iou=self.nms.iou if iou is None else iou).boxes(self(images))
 
     def _log_scores(self, split: str) -> None:
-        for name, value in self.scores.compute().items():
+        overall, self.class_scores = self.scores.evaluate()
+        for name, value in overall.items():
             self.log(f"{split}/{name}", value, prog_bar=name == "map", sync_dist=True)
         self.scores.reset()
