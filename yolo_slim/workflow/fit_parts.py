@@ -14,19 +14,8 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from yolo_slim.callbacks import GammaMonitor, GammaSparsity
+from yolo_slim.workflow.epoch_lines import EpochLines
 from yolo_slim.workflow.signals import Stopped
-
-
-class EpochLines(Callback):
-    """One line per epoch, for output that is not a terminal and cannot show a progress bar."""
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints losses and scores of the epoch."""
-        if not trainer.is_global_zero:
-            return
-        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        shown = [f"{k} {values[k]:.4g}" for k in _SHOWN if k in values]
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  " + "  ".join(shown), flush=True)
 
 
 class GammaPlot(Callback):
@@ -40,17 +29,6 @@ class GammaPlot(Callback):
             if isinstance(callback, GammaSparsity) and len(callback.gammas_after) and trainer.is_global_zero:
                 path = Path(trainer.default_root_dir) / "gammas.png"
                 gamma_histograms(callback.gammas_before.numpy(), callback.gammas_after.numpy(), path)
-
-
-_SHOWN = (
-    "train/box_loss",
-    "train/cls_loss",
-    "train/dfl_loss",
-    "val/map50",
-    "val/map",
-    "gamma/small",
-    "sparsity/slim_gflops",
-)
 
 
 def loggers(folder: Path) -> list[Logger]:
@@ -96,15 +74,22 @@ def checkpoints(folder: Path) -> list[Callback]:
     return [RunCheckpoint(folder, **BEST_CHECKPOINT), RunCheckpoint(folder, **LAST_CHECKPOINT)]
 
 
-def watchers(progress_bar: bool = True, fitting: bool = True, logging: bool = True) -> list[Callback]:
-    """Callbacks that only look: rates and gammas to the loggers and a picture, progress to the screen."""
+def watchers(progress_bar: bool = True, fitting: bool = True, logging: bool = True, later: int = 0) -> list[Callback]:
+    """Callbacks that only look: rates and gammas to the loggers and a picture, progress to the screen.
+
+    Args:
+        progress_bar: Whether there is a bar where the output is a terminal.
+        fitting: Whether it is a fit.
+        logging: Whether there are loggers.
+        later: Epochs of the fits that follow, for the time to go.
+    """
     callbacks: list[Callback] = [GammaMonitor(), GammaPlot()] if fitting else []
     if fitting and logging:
         callbacks.append(LearningRateMonitor("epoch"))
     if progress_bar and sys.stdout.isatty():
         callbacks.append(RichProgressBar(leave=True))
     elif fitting:
-        callbacks.append(EpochLines())
+        callbacks.append(EpochLines(later))
     return callbacks
 
 

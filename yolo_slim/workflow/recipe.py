@@ -164,12 +164,12 @@ class Recipe:
         resumed = sound(beside(folder / "last.ckpt"), check_resumable)
         if launch.rank() == 0:
             set_metrics_aside(folder)
-        started = time.time()
+        started, watchers = time.time(), fit_parts.watchers(True, True, True, self._later(phase))
         trainer = self._trainer(
             max_epochs=epochs,
             default_root_dir=str(folder),
             logger=fit_parts.loggers(folder),
-            callbacks=[WeightEMA(), FreshStatistics(), *extra, *fit_parts.checkpoints(folder), *fit_parts.watchers()],
+            callbacks=[WeightEMA(), FreshStatistics(), *extra, *fit_parts.checkpoints(folder), *watchers],
         )
         try:
             trainer.fit(detector, datamodule=data, ckpt_path=resumed)
@@ -185,6 +185,11 @@ class Recipe:
         kept = self._kept(phase)
         assert kept is not None, "a fit leaves its last epoch"
         return kept
+
+    def _later(self, phase: Phase) -> int:
+        """Epochs of the fits after a phase."""
+        following = self.phases[self.phases.index(phase) + 1 :]
+        return sum(self._epochs(other) for other in following if other.kind != "prune")
 
     def _epochs(self, phase: Phase) -> int:
         of_round = self.settings.rounds.epochs if phase.kind == "finetune" else None

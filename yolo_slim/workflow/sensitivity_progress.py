@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 
 from yolo_slim.pruning import Row
 from yolo_slim.wording import say
+from yolo_slim.workflow.epoch_lines import in_words
 
 #: Seconds between two lines where there is no terminal.
 EVERY = 20.0
@@ -71,4 +72,4 @@ class Progress:
         seconds = (self._total - self._at) * sum(recent) / len(recent)
         if self._at == self._total:
             return "done"
-        return f"at most {seconds / 60:.0f} min left" if seconds > 90 else f"at most {seconds:.0f} s left"
+        return f"at most {in_words(seconds)} left"
