@@ -16,8 +16,8 @@ from yolo_slim.wording import brief
 
 #: Rule of the published method: mAP to this power counts beside what is saved.
 FZI_POWER = 20
-#: Scores that differ by less are equal: what is left of rounding must not order channels.
-EQUAL = 1e-12
+#: Digits of a score that count: what is left of rounding must not order channels.
+DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,13 @@ class Sensitivities:
 
     def _strictly(self, values: np.ndarray) -> np.ndarray:
         """The same without ties: what rounding leaves is made equal, and equals are in the order of their shares."""
-        finite = np.isfinite(values)
-        rounded = np.round(values[finite] / EQUAL) * EQUAL
-        place = np.empty(len(rounded))
-        place[np.lexsort((self._scores[finite], self._share[finite], rounded))] = np.arange(len(rounded)) / max(
-            len(rounded), 1
-        )
-        ordered = values.copy()
-        ordered[finite] = rounded + EQUAL / 2 * place
+        places = np.flatnonzero(np.isfinite(values))
+        mantissa, exponent = np.frexp(values[places])
+        rounded = np.ldexp(np.round(mantissa, DIGITS), exponent)
+        by_value = np.lexsort((self._scores[places], self._share[places], rounded))
+        ordered, last = values.copy(), -np.inf
+        for place, value in zip(places[by_value], rounded[by_value], strict=True):
+            ordered[place] = last = max(value, np.nextafter(last, np.inf))
         return ordered
 
     def _saved(self, measured: Measured, cost: CostModel | None, kinds: Sequence[str]) -> np.ndarray:
