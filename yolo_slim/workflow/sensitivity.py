@@ -126,10 +126,8 @@ def measure_sensitivity(
     new = not (folder / ABOUT).is_file()
     if new and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and is no measurement of 'sensitivity'; give this one another --name")
-    if new:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if not folder.is_dir():
-            make(folder)
+    if new and not folder.is_dir():
+        make(folder)
     with held(folder):
         try:
             return _measure(Path(weights), data, settings, folder, part, imgsz)
@@ -262,7 +260,6 @@ def merge_sensitivities(parts: Sequence[str | Path], folder: Path) -> list[Row]:
         joined += [own[place][i] for i in range(longest) for place in range(1, total + 1) if i < len(own[place])]
     if folder.exists():
         raise ValueError(f"{folder} exists: give the merged measurement another --name")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     make(folder)
     units = len({row.unit for row in joined})
     about = abouts[0] | {"part": "1/1", "units": units}

@@ -158,6 +158,10 @@ class RecipeSettings:
 
     def _check_rounds(self) -> None:
         selection, rounds = self.prune.selection, self.rounds
+        if rounds.sensitivity and self.sparse.enabled:
+            raise ValueError(
+                "rounds.sensitivity: a sparse phase ranks channels by scores of its own; give sparse.enabled false"
+            )
         if rounds.sensitivity and selection.sensitivity is not None:
             raise ValueError("rounds.sensitivity beside prune.selection.sensitivity: it is measured anew; give one")
         if rounds.count == 1:

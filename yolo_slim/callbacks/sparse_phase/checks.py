@@ -54,6 +54,19 @@ class Penalty:
             raise MisconfigurationException(f"final_fraction={self.final_fraction} is out of range; expected 0 to 1")
 
 
+def refuse_sensitivity(selection: Selection) -> None:
+    """Refuses a selection whose ratios come from a sensitivity: the phase would prepare other channels than these.
+
+    Raises:
+        MisconfigurationException: If it is one.
+    """
+    if selection.sensitivity is not None:
+        raise MisconfigurationException(
+            f"sensitivity={selection.sensitivity}: a sparse phase ranks channels by scores of its own; leave it out, "
+            "or prune without a sparse phase"
+        )
+
+
 def check_trainer(trainer: Trainer) -> None:
     """Refuses strategies that shard parameters, and fits without a number of epochs.
 

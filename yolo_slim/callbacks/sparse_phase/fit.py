@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from yolo_slim.callbacks.bn_momentum import BatchNormMomentum, batches_until_used
 from yolo_slim.callbacks.framework import LightningModule, MisconfigurationException, Trainer
-from yolo_slim.callbacks.sparse_phase.checks import Penalty, expect_prunable_gammas
+from yolo_slim.callbacks.sparse_phase.checks import Penalty, expect_prunable_gammas, refuse_sensitivity
 from yolo_slim.callbacks.sparse_phase.growing import GrowingPhase
 from yolo_slim.callbacks.sparse_phase.l1 import L1Phase
 from yolo_slim.callbacks.sparse_phase.preview import Preview
@@ -85,6 +85,7 @@ class SparseFit:
     """
 
     def __init__(self, target: Target, penalty: Penalty, selection: Selection, trainer: Trainer | None = None) -> None:
+        refuse_sensitivity(selection)
         self.target = target
         self._asked = selection
         self._resting = Resting(target.model)
