@@ -65,6 +65,7 @@ PAGES = {
             "ckpt_path": ("", "checkpoint of a fit that was interrupted: goes on with it"),
             "epochs": ("1000", "passes over the training images"),
             **_DATA,
+            "model.activation": ("", "another one for the whole network: nn.ReLU(), nn.Hardswish(), ..."),
             "optimizer": ("auto", "SGD, Adam, AdamW, MuSGD, or auto"),
             "lr0": ("0.01", "first learning rate, where the optimizer is not auto"),
             **_DEVICE,

@@ -46,6 +46,13 @@ def parser() -> ArgumentParser:
     keys.add_class_arguments(YOLODataModule, "data")
     keys.add_argument("--model.model", type=str, default="yolov8n.yaml", help="Model YAML or .pt file.")
     keys.add_argument("--model.weights", type=str | None, default=None, help="Checkpoint or .pt file to start from.")
+    keys.add_argument(
+        "--model.activation",
+        type=str | None,
+        default=None,
+        help="Another activation for the whole network: nn.SiLU(), nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1) or "
+        "nn.Hardswish().",
+    )
     keys.add_class_arguments(Trainer, "trainer", skip=set(OWN_TRAINER_ARGUMENTS), instantiate=False)
     for phase, what in (
         ("baseline", "Train the dense model; off: start from trained weights."),
@@ -139,6 +146,7 @@ def _settings(values: Namespace) -> RecipeSettings:
         data=values.data,
         model=values.model.model,
         weights=values.model.weights,
+        activation=values.model.activation,
         seed=values.seed,
         baseline=FitPhase(**fit(values.baseline)),
         sparse=SparsePhase(**fit(values.sparse), sparsity=values.sparse.sparsity),

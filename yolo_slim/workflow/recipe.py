@@ -136,7 +136,8 @@ class Recipe:
         if settings.sparse.enabled:
             check_strategy(trainer, "GammaSparsity")
         if settings.sparse.enabled or settings.prune.enabled:
-            detector = YOLODetector(settings.model, settings.data.names, settings.weights, self._imgsz)
+            start = (settings.model, settings.data.names, settings.weights, self._imgsz)
+            detector = YOLODetector(*start, activation=settings.activation)
             if not settings.baseline.enabled:
                 detector.setup("validate")  # whether the weights know the classes
             target, prune = Target(detector), settings.prune
@@ -155,7 +156,8 @@ class Recipe:
         epochs = self._epochs(phase)
         self._say(f"{phase.folder}: {epochs} epochs")
         seed_everything(self.settings.seed + max(phase.round - 1, 0), workers=True, verbose=False)
-        detector = YOLODetector(self.settings.model, data.names, weights, self._imgsz, settings.hyp)
+        model, activation = self.settings.model, self.settings.activation
+        detector = YOLODetector(model, data.names, weights, self._imgsz, settings.hyp, activation=activation)
         extra: list[Callback] = []
         if isinstance(settings, SparsePhase):
             sparsity = copy.deepcopy(settings.sparsity)

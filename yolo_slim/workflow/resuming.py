@@ -30,7 +30,7 @@ OF_THE_MACHINE = {
 #: Settings that version 0.1.0 did not have, and what it did.
 UNKNOWN_TO_0_1_0: dict[str, Any] = {
     **{"sparse.sparsity.choose": "none", "data.rect": False, "data.fraction": 1.0, "data.augment.multi_scale": 0.0},
-    **{"prune.selection.max_latency": None, "prune.selection.max_rise": None},
+    **{"model.activation": None, "prune.selection.max_latency": None, "prune.selection.max_rise": None},
     **{"prune.selection.sensitivity": None, "prune.selection.allocate": "calibrate"},
     **{"rounds.count": 1, "rounds.schedule": "geometric", "rounds.epochs": None, "rounds.sensitivity": False},
     **{"prune.latency.runtime": "torch", "prune.latency.threads": None},

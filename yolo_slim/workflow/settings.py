@@ -121,6 +121,8 @@ class RecipeSettings:
     """Model YAML or .pt file."""
     weights: str | None = None
     """Checkpoint or .pt file to start from."""
+    activation: str | None = None
+    """Another activation for the whole network, see :class:`yolo_slim.detection.YOLODetector`."""
     seed: int = 0
     """Seed of every phase."""
     baseline: FitPhase = field(default_factory=FitPhase)

@@ -16,6 +16,7 @@ from yolo_slim.detection.files.checkpoints import adapt_classes, read_record, st
 from yolo_slim.detection.files.record import NetworkRecord
 from yolo_slim.detection.files.training_state import check_training_state
 from yolo_slim.detection.files.weights import expect_given, load_network, read_weights
+from yolo_slim.detection.network.activation import activation_of, with_activation
 from yolo_slim.detection.network.build import build_network, fit_classes, freeze, parameters_by_pair
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.network.deployed import as_deployed
@@ -56,6 +57,8 @@ class YOLODetector(DetectorUse):
         channels_last: Whether the channels of a pixel lie side by side in memory; by default where that is faster, on
             CUDA and x86.
         nms: Which of the boxes count.
+        activation: Another activation for the whole network: ``nn.SiLU()``, ``nn.ReLU()``, ``nn.ReLU6()``,
+            ``nn.LeakyReLU(0.1)`` or ``nn.Hardswish()``. Trained weights need a fit then.
 
     Raises:
         FileNotFoundError: If ``model`` or ``weights`` does not exist.
@@ -75,6 +78,7 @@ class YOLODetector(DetectorUse):
         metric: Literal["coco", "ultralytics"] = "coco",
         channels_last: bool | None = None,
         nms: Suppression = DEFAULT_SUPPRESSION,
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         if metric not in ("coco", "ultralytics"):
@@ -86,6 +90,8 @@ class YOLODetector(DetectorUse):
             self.net, known_imgsz = read_weights(file)
         else:
             self.net, known_imgsz = build_network(model, len(names) if names else 80), DEFAULT_IMGSZ
+        if activation is not None:
+            self._swap_activation(activation, file)
         self._file, self._names_given = file, names is not None
         self._match = match_classes(dict(self.net.names), names) if file and names else None
         fit_classes(self.net, names or dict(self.net.names))
@@ -95,6 +101,16 @@ class YOLODetector(DetectorUse):
         self.class_scores = {}
         self._resumed: dict[str, Any] | None = None
         self._adopt_network()
+
+    def _swap_activation(self, activation: str, file: str | None) -> None:
+        before = activation_of(self.net)
+        swapped = with_activation(self.net, activation)
+        if file and swapped is not self.net:
+            rank_zero_info(
+                f"{file} was trained with {before} and has {activation_of(swapped)} now: it needs a fit before it "
+                "finds anything."
+            )
+        self.net = swapped
 
     def _adopt_network(self) -> None:
         set_loss_gains(self.net, self.hyp.box, self.hyp.cls, self.hyp.dfl)
