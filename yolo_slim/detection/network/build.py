@@ -16,10 +16,12 @@ from ultralytics.utils.torch_utils import initialize_weights
 
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.network.description import HEADS, check_description
+from yolo_slim.detection.network.shipped import shipped_model
 from yolo_slim.documents import read_yaml
 from yolo_slim.pruning import apply_structure
 from yolo_slim.wording import brief
 
+_WIDEST = 4096  # channels of a branch of a head
 #: Activations without settings, which may be put in place of each other.
 ACTIVATIONS = {"GELU", "Hardswish", "Identity", "Mish", "ReLU", "ReLU6", "SiLU", "Sigmoid", "Tanh"}
 
@@ -51,8 +53,12 @@ def build_network(
             read_yaml(_yaml_name(model))  # within bounds, before Ultralytics reads it
         except ValueError as error:
             raise ValueError(f"{what} is no model YAML ({error})") from error
+    own = shipped_model(_yaml_name(model)) if isinstance(model, str) else None
     try:
-        config = yaml_model_load(_yaml_name(model)) if isinstance(model, str) else copy.deepcopy(dict(model))
+        if own is not None:
+            config = {**read_yaml(own), "yaml_file": own.name}
+        else:
+            config = yaml_model_load(_yaml_name(model)) if isinstance(model, str) else copy.deepcopy(dict(model))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{what} not found; expected a YOLOv8 size such as yolov8n.yaml, a model YAML or a .pt file"
@@ -63,10 +69,46 @@ def build_network(
         net = DetectionModel(config, verbose=False)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{what} is not a model YAML of Ultralytics ({error!r:.200})") from error
+    set_head_width(net, config.get("head_width"), what)
     set_variants(net, variants or {}, what)
     if structure:
         apply_structure(net, structure)
     return prepare(net)
+
+
+def set_head_width(net: nn.Module, widths: Any, what: str) -> None:
+    """Gives the branches of a head other widths than Ultralytics derives from its first map.
+
+    Args:
+        net: The network.
+        widths: The ``head_width`` of its description: channels of the layers before the boxes, and before the classes;
+            None for Ultralytics' own.
+        what: What to call it, for messages.
+
+    Raises:
+        ValueError: If they are no two numbers from 1 to 4096, or the head has no such branches.
+    """
+    if widths is None:
+        return
+    fine = isinstance(widths, (list, tuple)) and len(widths) == 2
+    if not fine or not all(type(width) is int and 1 <= width <= _WIDEST for width in widths):
+        raise ValueError(f"{what} has head_width {brief(widths)}; expected channels of both branches, e.g. [64, 80]")
+    head = head_of(net)
+    plain = type(head) is Detect and all(isinstance(branch[0], Conv) for branch in (*head.cv2, *head.cv3))
+    if not plain or is_end_to_end(net):
+        raise ValueError(f"{what} has a head_width and a head of another kind than YOLOv8's; leave it out")
+    at = f"model.{len(net.model) - 1}"  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {}
+    for branch, width in zip(("cv2", "cv3"), widths, strict=True):
+        for level in range(head.nl):
+            for layer, taken in enumerate((None, width, width)):
+                name = f"{at}.{branch}.{level}.{layer}"
+                ins = {} if taken is None else {"in_channels": taken}
+                sizes[name if layer == 2 else f"{name}.conv"] = ins if layer == 2 else {**ins, "out_channels": width}
+                if layer < 2:
+                    sizes[f"{name}.bn"] = {"num_features": width}
+    apply_structure(net, sizes)
+    head.bias_init()
 
 
 def set_variants(net: nn.Module, variants: Mapping[str, str], what: str) -> None:
