@@ -248,3 +248,38 @@ def test_commands_of_the_readme_are_understood(monkeypatch):
         monkeypatch.setattr(sys, "argv", [script, *options])
         given = example(monkeypatch, "parts").arguments("", (1, 1, 1), 32)
         assert len(given.epochs) == 3
+
+
+@pytest.mark.parametrize("kind", ["YOLOV5", "TINY", "YOLOV7"])
+def test_models_of_the_original_repositories_are_pruned_in_place(kind, tmp_path, monkeypatch, capsys):
+    module, repository = (
+        example(monkeypatch, "original_yolov5_yolov7"),
+        importlib.import_module("tests.helpers.stock.original"),
+    )
+    torch.manual_seed(0)
+    model = repository.lively(repository.Model(dict(getattr(repository, kind)), ["ring", "box"]))
+    file = repository.write(model, tmp_path / "x.pt")
+    monkeypatch.setattr(sys, "argv", ["original_yolov5_yolov7.py", str(file), "--size", "64", "--max-flops", "70%"])
+    with repository.importable():
+        module.main()
+        slim = torch.load(tmp_path / "x-slim.pt", weights_only=False)["model"].float().eval()
+        assert "train it before use" in capsys.readouterr().out
+        images = torch.rand(1, 3, 64, 64)
+        found, wanted = slim(images), model.eval()(images)
+    assert [map_.shape for map_ in found] == [map_.shape for map_ in wanted]
+    count = [sum(parameter.numel() for parameter in net.parameters()) for net in (slim, model)]
+    assert count[0] < 0.85 * count[1]
+
+
+def test_gradients_choose_where_there_are_losses(monkeypatch):
+    module, repository = (
+        example(monkeypatch, "original_yolov5_yolov7"),
+        importlib.import_module("tests.helpers.stock.original"),
+    )
+    torch.manual_seed(0)
+    model = repository.lively(repository.Model(dict(repository.YOLOV5), ["ring", "box"]))
+    images = torch.rand(2, 3, 64, 64)
+    losses = (sum(map_.square().mean() for map_ in model(images)) for _ in range(2))
+    report = module.slim(model, images[:1], module.Selection(max_flops="60%", round_to=1), losses)
+    assert report.error < 1e-4
+    assert 0.55 * report.flops_before < report.flops_after <= 0.6 * report.flops_before

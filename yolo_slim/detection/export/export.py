@@ -19,6 +19,7 @@ from yolo_slim.detection.files import checkpoints
 from yolo_slim.detection.files.stock import save_ultralytics
 from yolo_slim.detection.network.build import is_end_to_end
 from yolo_slim.detection.network.deployed import quicken
+from yolo_slim.detection.network.fresh_head import expect_trained_head
 
 #: Formats whose runtimes take the box decode as plain arithmetic; those of single makers get what these expect.
 QUICKENED = ("onnx", "openvino", "torchscript", "engine")
@@ -50,6 +51,7 @@ def export_network(
         FileExistsError: If there is such a file already.
     """
     check_formats([name], options, data is not None)
+    expect_trained_head(net, f"export to {name}")
     assert options.imgsz is not None, "the image size is not known"
     with tempfile.TemporaryDirectory(dir=folder) as place:
         if name in OWN_FORMATS:

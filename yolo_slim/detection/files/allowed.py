@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from ultralytics.nn import modules, tasks
 
-from yolo_slim.detection.files import foreign
+from yolo_slim.detection.files import foreign, original
 from yolo_slim.detection.files.scan import ITEM_SIZES
 
 #: Layers of earlier versions, by what they are called today.
@@ -63,6 +63,8 @@ def layer_class(wanted: str) -> str | None:
         wanted: Full name as the file has it, such as ``ultralytics.nn.modules.conv.Conv``.
     """
     module, _, name = wanted.rpartition(".")
+    if wanted in original.NAMES:
+        return original.NAMES[wanted]
     if name in foreign.NETWORKS:
         return foreign.NETWORKS[name]
     if name in foreign.LAYERS:  # their tools define them wherever they like

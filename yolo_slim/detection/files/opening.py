@@ -20,7 +20,8 @@ _lock = threading.Lock()  # torch keeps one list of what is safe for the whole p
 
 #: What to do about files that want names of these modules.
 _REMEDIES = {
-    "models.": "it is a file of the original YOLOv5 repository; take the model of that name with a u from Ultralytics",
+    "models.": "it is a file of an original YOLO repository with layers that are not known here: start from a model "
+    "YAML, such as yolov5s.yaml or yolov7.yaml",
     "torch.nn.utils.prune.": "call torch.nn.utils.prune.remove on its layers and save it again",
 }
 

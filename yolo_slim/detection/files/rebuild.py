@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.modules.block import Attention, CBLinear
@@ -13,13 +14,14 @@ from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection.files.allowed import layer_class
 from yolo_slim.detection.files.foreign import ForeignLayer, ForeignLayers, make_stock, stock_description
+from yolo_slim.detection.files.original import NETWORK, converted
 from yolo_slim.detection.files.record import class_names, first_reason
-from yolo_slim.detection.files.sizes import apply_sizes, expect_tensors
+from yolo_slim.detection.files.sizes import apply_sizes, expect_tensors, head_reading
 from yolo_slim.detection.network.build import ACTIVATIONS, build_network, is_end_to_end, set_variants
 from yolo_slim.detection.network.classes import MAX_CLASSES
 from yolo_slim.detection.network.tracing import HEAD_SIZES, head_sizes, is_halved
 from yolo_slim.detection.plain import Inert, plain
-from yolo_slim.pruning import Structure, counts_of_weight
+from yolo_slim.pruning import Structure, apply_structure, counts_of_weight
 from yolo_slim.wording import brief
 
 _MAX_LAYERS = 20_000
@@ -53,6 +55,8 @@ def rebuild(model: object, what: str) -> DetectionModel:
         ValueError: If the file holds no detection network, or another one than its description gives.
     """
     kind = _kind(model)
+    if kind == NETWORK:
+        return _of_original(model, what)
     if kind != "DetectionModel":
         content = "no model" if model is None else f"a model of the class {kind}"
         raise ValueError(f"{what} holds {content}; expected a detection model of Ultralytics")
@@ -69,7 +73,8 @@ def rebuild(model: object, what: str) -> DetectionModel:
     _expect_both_pairs(layers, net, what)
     _set_variants(layers, net, what)
     _unfuse(layers, net)
-    _compare_layers(layers, net, what)
+    built = {name: module for name, module in net.named_modules(remove_duplicate=False) if name}
+    _compare_layers(layers, built, what)
     weights = {f"{path}.{key}": tensor for path, layer in layers.items() for key, tensor in layer.tensors.items()}
     try:
         apply_sizes(net, _structure(layers, net), weights)
@@ -77,6 +82,39 @@ def rebuild(model: object, what: str) -> DetectionModel:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{what}: its weights do not fit the network it describes ({first_reason(error)})") from error
     net.names = names
+    return net
+
+
+def _of_original(model: object, what: str) -> DetectionModel:
+    """The network of a file of an original repository: its body, and a new head for its classes.
+
+    Raises:
+        ValueError: If the file holds another kind of network, or its weights do not fit its description.
+    """
+    try:
+        said = plain({"yaml": _state(model)["yaml"], "names": _state(model).get("names")})
+        description, layers = converted(said["yaml"], _layers(model))
+        names = class_names(said["names"] or range(min(int(description["nc"]), MAX_CLASSES)))
+    # What a file says of its layers can be wrong in any way.
+    except Exception as error:
+        why = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{what} is a file of an original YOLO repository that cannot be read: {why:.300}") from error
+    net = build_network(description, len(names), what=what)
+    _unfuse(layers, net)
+    body = {name: module for name, module in net.named_modules(remove_duplicate=False) if name in layers}
+    _compare_layers(layers, body, what)
+    weights = {
+        f"{path}.{key}": tensor.float() for path, layer in layers.items() for key, tensor in layer.tensors.items()
+    }
+    try:
+        structure = _structure(layers, net)
+        apply_structure(net, structure | head_reading(net, structure, weights))
+        net.load_state_dict(net.state_dict() | weights)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{what}: its weights do not fit the network it describes ({first_reason(error)})") from error
+    net.names = names
+    kept = sum(tensor.numel() for tensor in weights.values())
+    rank_zero_info(f"{what}: {kept / 1e6:.2f} M numbers of its body are kept; its head is new and has to be trained.")
     return net
 
 
@@ -104,9 +142,8 @@ def _set_variants(layers: ForeignLayers, net: Any, what: str) -> None:
     set_variants(net, variants, what)
 
 
-def _compare_layers(layers: Mapping[str, ForeignLayer], net: DetectionModel, what: str) -> None:
+def _compare_layers(layers: Mapping[str, ForeignLayer], built: Mapping[str, nn.Module], what: str) -> None:
     """Refuses a network that its description does not give: it would be another one when a checkpoint rebuilds it."""
-    built = {name: module for name, module in net.named_modules(remove_duplicate=False) if name}
     for name in [*built, *(set(layers) - set(built))]:
         mine = type(built[name]).__name__ if name in built else "nothing"
         theirs = layers[name].kind if name in layers else "nothing"
@@ -130,7 +167,7 @@ def _structure(layers: Mapping[str, ForeignLayer], net: nn.Module) -> Structure:
     """The sizes of all layers, by their weights."""
     structure: Structure = {}
     for name, module in net.named_modules():
-        weight = layers[name].tensors.get("weight") if name else None
+        weight = layers[name].tensors.get("weight") if name in layers else None
         if weight is None:
             continue
         counts = counts_of_weight(module, tuple(weight.shape), layers[name].settings.get("groups", 1))

@@ -52,21 +52,64 @@ def apply_sizes(net: Any, structure: Mapping[str, Any], weights: Mapping[str, Te
     Raises:
         ValueError: If the structure fits neither the network nor the weights.
     """
-    shadow: Any = copy.deepcopy(net).to("meta")  # has shapes and takes no memory
+    shadow = _shadow(net, structure)
+    for name, tensor in shadow.state_dict().items():
+        if name not in weights:
+            raise ValueError(f"Missing key {name}")
+        if weights[name].shape != tensor.shape:
+            raise ValueError(f"{name} has {tuple(weights[name].shape)}, described is {tuple(tensor.shape)}")
+    _try(shadow.eval())
+    apply_structure(net, structure)
+
+
+def head_reading(net: Any, structure: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The sizes of a head that reads the maps which a body of a file's sizes gives.
+
+    Args:
+        net: The network; stays as it is.
+        structure: Of the file's body.
+        weights: Of the file's body.
+
+    Raises:
+        ValueError: If the structure fits neither the network nor the weights.
+    """
+    shadow = _shadow(net, structure)
+    head = shadow.model[-1]
+    place = f"model.{len(shadow.model) - 1}"
+    for name, tensor in shadow.state_dict().items():
+        if not name.startswith(f"{place}.") and (name not in weights or weights[name].shape != tensor.shape):
+            found = "missing" if name not in weights else str(tuple(weights[name].shape))
+            raise ValueError(f"{name} is {found}, described is {tuple(tensor.shape)}")
+    widths: list[int] = []
+
+    class Reader(nn.Module):
+        f, i = head.f, head.i
+
+        def forward(self, maps: list[Tensor]) -> list[Tensor]:
+            widths.extend(feature.shape[1] for feature in maps)
+            return maps
+
+    shadow.model[-1] = Reader()
+    _try(shadow.eval())
+    branches = [(branch, level, width) for branch in ("cv2", "cv3") for level, width in enumerate(widths)]
+    return {f"{place}.{branch}.{level}.0.conv": {"in_channels": width} for branch, level, width in branches}
+
+
+def _shadow(net: Any, structure: Mapping[str, Any]) -> Any:
+    """The network with other sizes and without memory."""
+    shadow: Any = copy.deepcopy(net).to("meta")
     shadow.model[-1].stride = net.model[-1].stride  # the head reads these numbers
     try:
         apply_structure(shadow, structure)
     # What a file gives as a structure can be anything.
     except Exception as error:
         raise ValueError(str(error) if isinstance(error, ValueError) else f"no structure: {error!r:.200}") from error
-    for name, tensor in shadow.state_dict().items():
-        if name not in weights:
-            raise ValueError(f"Missing key {name}")
-        if weights[name].shape != tensor.shape:
-            raise ValueError(f"{name} has {tuple(weights[name].shape)}, described is {tuple(tensor.shape)}")
+    return shadow
+
+
+def _try(shadow: nn.Module) -> None:
     try:
         with Allowance(), torch.no_grad():
-            shadow.eval()(torch.zeros(1, 3, _TRIAL_SIZE, _TRIAL_SIZE, device="meta"))
+            shadow(torch.zeros(1, 3, _TRIAL_SIZE, _TRIAL_SIZE, device="meta"))
     except Exception as error:  # any layer can fail in any way where sizes do not fit
         raise ValueError(f"the sizes of its layers do not fit each other: {error!r:.200}") from error
-    apply_structure(net, structure)

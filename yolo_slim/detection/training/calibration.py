@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from yolo_slim.detection.data.plain import to_device
+from yolo_slim.detection.network.fresh_head import expect_trained_head
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.pruning import ChannelGraph, Taylor, restored, train_but_statistics
 
@@ -23,6 +24,7 @@ def observe_gradients(detector: YOLODetector, graph: ChannelGraph, batches: list
     BatchNorm uses its running statistics; the detector comes back as it was, without gradients.
     """
     net = detector.net
+    expect_trained_head(net, "Taylor importance takes gradients of the loss")
     device = next(net.parameters()).device
     taylor = Taylor(net, graph)
     with restored(detector):

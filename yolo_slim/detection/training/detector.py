@@ -20,6 +20,7 @@ from yolo_slim.detection.network.activation import activation_of, with_activatio
 from yolo_slim.detection.network.build import build_network, fit_classes, freeze, parameters_by_pair
 from yolo_slim.detection.network.classes import match_classes
 from yolo_slim.detection.network.deployed import as_deployed
+from yolo_slim.detection.network.fresh_head import expect_trained_head, head_is_trained
 from yolo_slim.detection.network.layout import lay_weights_out
 from yolo_slim.detection.network.limits import DEFAULT_IMGSZ
 from yolo_slim.detection.network.loss import DetectionLoss, set_loss_gains
@@ -120,6 +121,8 @@ class YOLODetector(DetectorUse):
 
     def setup(self, stage: str) -> None:
         """Says what has become of the classes of the weights; refuses to judge those that have just been drawn."""
+        if stage in ("validate", "test", "predict") and self._file:
+            expect_trained_head(self.net, f"{stage} of {self._file}")
         if self._match is None or self._match.relation == "equal":
             return
         if stage == "fit":
@@ -175,6 +178,8 @@ class YOLODetector(DetectorUse):
         if self._names_given and doing != "predict":
             record = adapt_classes(checkpoint, self.hparams["names"], fitting=doing == "fit")
         self._match = None
+        if doing not in (None, "fit"):
+            expect_trained_head(record.model, f"{doing} of the checkpoint")
         if doing == "fit":
             check_training_state(checkpoint, trainer)
             self._resumed = checkpoint["optimizer_states"][0]
@@ -220,6 +225,7 @@ class YOLODetector(DetectorUse):
 
     def on_train_start(self) -> None:
         """Starts with empty sums, and the weights of the classes."""
+        head_is_trained(self.net, self.hparams)
         self._watch = LossWatch()
         self._steps.start(self.device, parameters_by_pair(self.net))
         self._resumed = self._match = None

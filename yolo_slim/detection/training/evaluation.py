@@ -12,6 +12,7 @@ from torch import nn
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.data.evaluation_batches import HeldImages
 from yolo_slim.detection.network.classes import match_classes
+from yolo_slim.detection.network.fresh_head import expect_trained_head
 from yolo_slim.detection.training.calibration import relabelled
 from yolo_slim.detection.training.detector import YOLODetector
 from yolo_slim.detection.training.suppression import beside_labels
@@ -52,6 +53,7 @@ class Evaluation:
     ) -> None:
         if metric not in get_args(Metric):
             raise ValueError(f"metric={metric!r}: expected one of {', '.join(get_args(Metric))}")
+        expect_trained_head(detector.net, "a measurement of the loss or mAP")
         held = HeldImages(data, split, images)
         known = match_classes(detector.hparams["names"], data.names or {})
         held.batches = relabelled(held.batches, known.indices("the model"))
