@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,13 +135,16 @@ def ultralytics_loss(model: Any, size: int) -> Tensor:
 def _model(name: str, task: Callable[..., nn.Module], family: str, size: int = 64) -> Model:
     def build() -> nn.Module:
         torch.manual_seed(0)
-        model: Any = task(f"{name}.yaml", verbose=False)
+        own = OWN / f"{name}.yaml"
+        model: Any = task(str(own) if own.is_file() else f"{name}.yaml", verbose=False)
         model.task = TASKS[task]
         return model
 
     return Model(name, build, ultralytics_passes, size, family, ultralytics_loss)
 
 
+#: Topologies of this project.
+OWN = Path(__file__).parents[1] / "configs" / "models"
 TASKS: dict[Callable[..., nn.Module], str] = {
     tasks.DetectionModel: "detect",
     tasks.SegmentationModel: "segment",
@@ -171,6 +175,7 @@ _FAMILIES = {
     "YOLOv3": "yolov3 yolov3-spp yolov3-tiny",
     "YOLOv5": "yolov5n yolov5s yolov5m yolov5l yolov5x yolov5n-p6",
     "YOLOv6": "yolov6n yolov6s",
+    "YOLOv7": "yolov7-tiny yolov7",
     "YOLOv8": """
         yolov8n yolov8s yolov8m yolov8l yolov8x yolov8n-p2 yolov8n-p6 yolov8n-ghost yolov8n-ghost-p2 yolov8n-ghost-p6
         yolov8n-seg yolov8n-seg-p6 yolov8n-pose yolov8n-pose-p6 yolov8n-obb yolov8n-cls yolov8-cls-resnet50

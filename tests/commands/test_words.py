@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,15 @@ import yaml
 
 from tests.helpers.hostile.pickles import write_tiny
 from tests.helpers.hostile.refused import refused
+from tests.helpers.places import ROOT
+from yolo_slim.commands import words
 from yolo_slim.commands.entry import main
 from yolo_slim.commands.run_folders import data_of, last_model
 from yolo_slim.commands.slim import usual_epochs
 from yolo_slim.commands.words import spelled_out
+from yolo_slim.detection import Augmentation, Hyperparameters
 from yolo_slim.detection.data.shapes import CLASSES
+from yolo_slim.detection.training.suppression import Suppression
 
 
 @pytest.fixture
@@ -116,6 +121,23 @@ def _options(arguments: list[str]) -> list[str]:
 def test_what_means_nothing_is_refused(here, line, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         spelled_out(line.split())
+
+
+def test_short_keys_are_those_of_the_settings():
+    assert set(words._HYP) == {field.name for field in fields(Hyperparameters)}
+    assert set(words._AUGMENT) == {field.name for field in fields(Augmentation)}
+    assert set(words._NMS) == {field.name for field in fields(Suppression)}
+
+
+def test_every_key_of_the_document_is_one_here():
+    rows = [line.split("|") for line in (ROOT / "docs/from_ultralytics.md").read_text().splitlines()]
+    known = [row for row in rows if len(row) > 3 and not row[2].strip().startswith("no")]
+    documented = {word for row in known for word in re.findall(r"`(\w+)`", row[1])}
+    native = {"time", "save", "save_period", "deterministic", "amp", "val", "plots", "project", "name", "pretrained"}
+    native |= {"model", "data", "device", "epochs", "split", "KEY", "predict", "export", "distill_model"}
+    native |= {"format", "half", "int8", "dynamic", "simplify", "opset", "nms"}
+    assert documented - native <= set(words._keys("fit")) | set(words._keys("predict"))
+    assert {"lr0", "mosaic", "rect", "batch"} <= documented
 
 
 def test_the_last_model_of_a_run(here):

@@ -132,6 +132,7 @@ def test_every_verb_that_reads_weights_refuses(folder, capsys, verb):
     given = {
         "prune": weights,
         "export": ["--format", "onnx", *weights],
+        "sensitivity": [*weights, "--data.data", "shapes"],
         "compare": ["tiny.pt", "evil.pt", "--data.data", "shapes"],
     }
     assert "mkdir" in refused(capsys, [verb, *given.get(verb, [*validate("evil.pt")[1:5], *weights])])
