@@ -222,8 +222,8 @@ def slopes(position: np.ndarray, height: np.ndarray) -> np.ndarray:
 
     Example:
         >>> import numpy as np
-        >>> slopes(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 6.0]))
-        array([1., 1., 4.])
+        >>> slopes(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 6.0])).tolist()
+        [1.0, 1.0, 4.0]
     """
     x, y = np.concatenate([[0.0], position]), np.concatenate([[0.0], height])
     corners = [0]
