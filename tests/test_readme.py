@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.helpers.hostile.pickles import write_small
 from tests.helpers.places import ROOT
@@ -18,6 +19,8 @@ from yolo_slim.detection import YOLODetector
 from yolo_slim.detection.data import datamodule as data
 from yolo_slim.detection.data import shapes
 from yolo_slim.detection.files.checkpoints import save_weights
+from yolo_slim.detection.files.stock import save_ultralytics
+from yolo_slim.detection.network.build import build_network
 from yolo_slim.pruning import PruningPlan, apply_plan
 
 README = (ROOT / "README.md").read_text()
@@ -52,7 +55,8 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     write_small(tmp_path)
     # The same set as a user's, but a small one.
     monkeypatch.setattr(data.shapes, "generate_shapes", lambda root: shapes_of(root))
-    commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("python train.py")]
+    longer = [block for block in blocks("bash") if "best.pt" not in block.partition("\n")[0]]
+    commands = [line for block in longer for line in block.splitlines() if line.startswith("python train.py")]
     assert len(commands) == 14
     # Exports beside another model and in 8 bits have tests of their own.
     exported = [command for command in commands if "train.py export" in command]
@@ -67,6 +71,23 @@ def test_commands_run_in_order(tmp_path, monkeypatch):
     assert made == {*phases, *exports}
     assert len(list((tmp_path / "runs" / "predict" / "images").iterdir())) == 6
     assert "finetuned" in (tmp_path / "runs" / "strong" / "results.md").read_text()
+
+
+def test_the_way_in_runs_as_it_stands(tmp_path, monkeypatch, shapes_dir, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = build_network(yaml.safe_load(write_small(tmp_path).read_text()), nc=len(shapes.CLASSES))
+    net.names = dict(enumerate(shapes.CLASSES))
+    save_ultralytics(net, tmp_path / "best.pt", imgsz=64)
+    about = {"path": str(shapes_dir), "train": "images/train", "val": "images/val", "names": list(shapes.CLASSES)}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(about))
+    (block,) = [block for block in blocks("bash") if "best.pt" in block.partition("\n")[0]]
+    quick = {"slim": ["--epochs", "2", "device=cpu", "workers=0", "batch=4"], "validate": ["device=cpu", "workers=0"]}
+    for line in block.splitlines():
+        verb, *arguments = shlex.split(line, comments=True)[2:]
+        main([verb, *arguments, *quick.get(verb, [])])
+    assert {"slim", "strong", "validate", "export", "compare"} == {folder.name for folder in Path("runs").iterdir()}
+    assert "plan: no baseline, best.pt is trained" in capsys.readouterr().out
 
 
 generate_shapes = shapes.generate_shapes
