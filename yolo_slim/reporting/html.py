@@ -30,6 +30,13 @@ figure { margin: 1.5em 0; }
 img { max-width: 100%; }
 figcaption { color: #666; }
 .wide { overflow-x: auto; }
+@media (prefers-color-scheme: dark) {
+  body { background: #1b1b1b; color: #ddd; }
+  th, td { border-color: #444; }
+  figcaption { color: #aaa; }
+  img { background: #fff; }
+}
+@media print { body { max-width: none; margin: 0; } .wide { overflow: visible; } table { font-size: 11px; } }
 details { margin: 1.5em 0; }
 summary { cursor: pointer; }
 """
@@ -71,7 +78,8 @@ def write_report(
         parts += ["<h2>Channels per layer</h2>", _table(LAYERS_HEADER, layers_cells(layers))]
     body = "\n".join(parts)
     page = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
     write_whole(path, page)

@@ -74,7 +74,9 @@ def training_curves(csv_paths: Mapping[str, Path], path: str | Path) -> None:
         scores = _scores(csv_path)
         epochs = [start + epoch + 1 for epoch in scores]
         color = _COLORS.get(state.partition(" ")[0], f"C{number}")
-        axes.plot(epochs, list(scores.values()), marker="o", markersize=3, color=color, label=state)
+        name, _, number_of_round = state.partition(" ")
+        label = name if number_of_round in ("", "1") else None  # the rounds follow each other
+        axes.plot(epochs, list(scores.values()), marker="o", markersize=3, color=color, label=label)
         if number:
             axes.axvline(start + 0.5, color="gray", linestyle=":", linewidth=1)
         start += max(scores) + 1
@@ -112,7 +114,7 @@ def rounds_plot(rows: Sequence[StateRow], path: str | Path, limit: float | None 
         axes.set(xlabel=label, xlim=(0, 1.05 * max(cost)))
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="mAP50-95")
-    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylim(0, 1.12 * max(0.01, *(row.map for row in rows)))
     panels[1].legend(loc="lower right")
     with whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -57,16 +57,23 @@ def write_results(
     by_class = class_changes_markdown(classes_by_state(rows))
     tables = filter(None, (states_markdown(rows), runtimes_markdown(rows), by_class, told))
     write_whole(folder / "results.md", "\n".join(tables))
-    prunes = [phase for phase in phases if phase.kind == "prune"]
-    pruning = folder / prunes[-1].folder / "pruning.yaml" if prunes else folder / "none"
-    remedy = "delete it, and the page comes without the table of its layers"
-    layers = read_mapping(pruning, ("layers",), remedy)["layers"] if pruning.is_file() else []
+    layers = _layers([folder / phase.folder / "pruning.yaml" for phase in phases if phase.kind == "prune"])
     notes = [f"Data: {data}, images of {imgsz} pixels.", how_timed()]
     if told:
         notes.append(f"The result is {result}: the rounds after it lost more mAP than was allowed.")
     title = f"yolo_slim: {folder.name}"
     page, images = folder / "report.html", _plots(folder, phases, rows, checkpoints, lowest)
     write_report(page, title, rows, [SimpleNamespace(**x) for x in layers], images, notes)
+
+
+def _layers(reports: Sequence[Path]) -> list[dict[str, Any]]:
+    """Channels of every layer before the first prune and after the last one; without a report, none."""
+    remedy = "delete it, and the page comes without the table of its layers"
+    tables = [read_mapping(file, ("layers",), remedy)["layers"] for file in reports if file.is_file()]
+    if not tables:
+        return []
+    before = {layer["module"]: layer["before"] for layer in tables[0]}
+    return [{**layer, "before": before.get(layer["module"], layer["before"])} for layer in tables[-1]]
 
 
 def read_result(file: Path) -> dict[str, Any]:
