@@ -29,10 +29,11 @@ def here(tmp_path, monkeypatch) -> Path:
     (tmp_path / "d.yaml").write_text(yaml.safe_dump({"train": "a", "val": "b", "names": ["x"]}))
     (tmp_path / "m.yaml").write_text(yaml.safe_dump({"nc": 1, "backbone": [], "head": []}))
     (tmp_path / "rates.yaml").write_text(yaml.safe_dump({"batch": 2}))
-    for place in ("runs/slim/finetune/best.ckpt", "runs/slim/prune/slim.ckpt", "runs/fit/best.ckpt"):
-        file = tmp_path / place
+    for place in ("slim/finetune/best", "slim/prune/slim", "slim/baseline/best", "fit/best"):
+        file = tmp_path / f"runs/{place}.ckpt"
         file.parent.mkdir(parents=True)
         file.touch()
+    (tmp_path / "runs/slim/baseline/result.yaml").write_text("checkpoint: gone/best.ckpt\n")
     for file in ("runs/slim/recipe.yaml", "runs/fit/config.yaml"):
         (tmp_path / file).write_text(yaml.safe_dump({"data": {"data": "d.yaml"}}))
     (tmp_path / "runs/empty").mkdir()
@@ -81,6 +82,11 @@ def here(tmp_path, monkeypatch) -> Path:
             "slim best.pt d.yaml --ratio 0.3",
             "slim -c slim.yaml --baseline.enabled false --model.weights best.pt --data.data d.yaml --epochs auto "
             "--prune.selection.ratio 0.3",
+        ),
+        (
+            "slim runs/slim --ratio 0.7",
+            "slim -c slim.yaml --data.data d.yaml --baseline.enabled false --epochs auto --prune.selection.ratio 0.7 "
+            "--model.weights runs/slim/baseline/best.ckpt",
         ),
         ("compare runs/slim runs/fit", "compare runs/slim/finetune/best.ckpt runs/fit/best.ckpt --data.data d.yaml"),
         ("compare a.pt b.pt --data d.yaml --batch=4", "compare a.pt b.pt --data.data d.yaml --data.batch=4"),

@@ -12,7 +12,7 @@ _MODELS = (
     *("baseline/best.ckpt", "best.ckpt", "slim.ckpt", "last.ckpt"),
 )
 #: In a run folder, or in the one of a recipe above it: what the run was started with.
-_SETTINGS = ("config.yaml", "../recipe.yaml", "../../recipe.yaml")
+_SETTINGS = ("config.yaml", "recipe.yaml", "../recipe.yaml", "../../recipe.yaml")
 
 
 def last_model(run: Path) -> Path | None:
@@ -26,6 +26,20 @@ def last_model(run: Path) -> Path | None:
         return result
     rounds = sorted(run.glob("round-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     return next((file for folder in (*rounds, run) for name in _MODELS if (file := folder / name).is_file()), None)
+
+
+def baseline_of(run: Path) -> Path | None:
+    """The dense model that a recipe has started from, for another one; of other runs the last model.
+
+    Args:
+        run: Folder of any verb.
+    """
+    try:
+        file = Path(str(read_yaml(run / "baseline" / "result.yaml")["checkpoint"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return last_model(run)
+    kept = run / "baseline" / file.name  # where the run has been moved
+    return file if file.is_file() else kept if kept.is_file() else last_model(run)
 
 
 def _result_of(run: Path) -> Path | None:

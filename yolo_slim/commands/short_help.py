@@ -186,7 +186,7 @@ PAGES = {
         (
             "slim best.pt data.yaml",
             "slim best.pt data.yaml --max-flops 50% --epochs 100",
-            "slim yolov8n.yaml data.yaml -c slim.yaml --rounds.count 4",
+            "slim runs/slim --ratio 0.7 --name strong",
         ),
         {
             "model.weights": ("", "trained .pt or checkpoint: no baseline is trained; or a word"),

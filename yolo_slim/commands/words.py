@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from yolo_slim.commands.config_files import before_options, key_of, options_of
-from yolo_slim.commands.run_folders import data_of, last_model
+from yolo_slim.commands.run_folders import baseline_of, data_of, last_model
 from yolo_slim.documents import read_yaml
 from yolo_slim.wording import brief
 
@@ -25,7 +25,7 @@ WORDS: dict[str, dict[Kind, str]] = {
     "export": {"weights": "model.weights", "data": "data.data"},
 }
 #: Verbs that take the data of the run that a model comes from, where none are given.
-OF_THE_RUN = ("validate", "test", "prune", "sensitivity", "export")
+OF_THE_RUN = ("validate", "test", "prune", "sensitivity", "export", "slim")
 _LIGHTNING = ("fit", "validate", "test", "predict")
 _PRUNING = {"slim": "prune.selection.", "prune": "selection."}
 _PHASES = ("baseline", "sparse", "finetune")
@@ -149,7 +149,8 @@ def _of_words(verb: str, found: dict[Kind, str], keys: set[str]) -> list[list[st
         else:
             key, value = _weights(verb, word)
             options.append([key, value])
-            known = data_of(Path(value)) if verb in OF_THE_RUN and "data" not in found else None
+            beside = Path(word) / "model" if Path(word).is_dir() else Path(value)
+            known = data_of(beside) or data_of(Path(value)) if verb in OF_THE_RUN and "data" not in found else None
             if known and "data.data" not in keys:
                 options.append(["--data.data", known])
             if verb == "slim" and "baseline.enabled" not in keys:
@@ -165,7 +166,7 @@ def _weights(verb: str, word: str) -> tuple[str, str]:
     """The key that a checkpoint, a ``.pt`` file or a run folder is given by, and the file."""
     file, key = Path(word), WORDS[verb]["weights"]
     if file.is_dir():
-        model = last_model(file)
+        model = baseline_of(file) if verb == "slim" else last_model(file)
         if model is None:
             raise ValueError(f"{word} is a folder without a checkpoint: give a run folder, a .ckpt or a .pt file")
         file = model
