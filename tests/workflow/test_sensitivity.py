@@ -72,6 +72,8 @@ def test_it_leaves_a_table_a_picture_and_a_summary(straight):
     rows = read_rows(straight / "sensitivity.csv")
     assert len(rows) == 2 * about["units"] > 10
     assert {"loss", "precision", "recall", "map50", "map", "nms_ms"} <= about["dense"].keys()
+    classes = [value for name, value in about["dense"].items() if name.startswith("map of ")]
+    assert sum(classes) / len(classes) == pytest.approx(about["dense"]["map"], abs=1e-12)
     assert len(about["weights"]["sha256"]) == 64
     assert about["noise"] > 0
     assert (straight / "sensitivity.png").read_bytes().startswith(b"\x89PNG")

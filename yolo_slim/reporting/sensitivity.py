@@ -49,13 +49,19 @@ def heat_map(rows: Sequence[Row], path: str | Path) -> None:
     left.set(xticks=range(len(ratios)), xticklabels=[f"{ratio:.0%}" for ratio in ratios], yticks=range(len(units)))
     left.set_yticklabels([printable(unit) for unit in units], fontsize=7)
     left.set(xlabel="channels silenced (grey: skipped)", ylim=(len(units) - 0.5, -0.5))
-    bar = figure.colorbar(colors, ax=left, location="top", shrink=0.8, label="rise of the loss, %", format="%g")
+    bar = figure.colorbar(colors, ax=left, location="top", shrink=0.8, label=f"{_what(rows)}, %", format="%g")
     bar.ax.minorticks_off()
     right.barh(range(len(units)), saved, color="#4c72b0")
     right.set(xlabel=f"MFLOPs saved at {ratios[-1]:.0%}")
     right.grid(axis="x", alpha=0.3)
     with whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def _what(rows: Sequence[Row]) -> str:
+    """What the rises are of."""
+    measured = next((row.figures for row in rows if row.figures), {})
+    return "rise of the loss" if "loss" in measured or not measured else "fall of mAP50-95"
 
 
 def sensitivity_markdown(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
@@ -93,7 +99,7 @@ def sensitivity_markdown(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
         lines += [
             f"## {title}",
             "",
-            "| unit | channels | silenced | rise of the loss | MFLOPs saved |",
+            f"| unit | channels | silenced | {_what(rows)} | MFLOPs saved |",
             "| --- | ---: | ---: | ---: | ---: |",
         ]
         for row in chosen:

@@ -62,7 +62,7 @@ class Progress:
         if now - self._said < EVERY and self._at < self._total:
             return
         self._said = now
-        what = "skipped" if row.rise is None else f"loss {row.rise:+.1%}"
+        what = "skipped" if row.rise is None else f"rise {row.rise:+.1%}"
         say(f"{self._at}/{self._total} {row.unit} at {row.ratio:.0%}: {what}; {left}")
 
     def _left(self) -> str:

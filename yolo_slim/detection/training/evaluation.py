@@ -65,8 +65,8 @@ class Evaluation:
         """Measures the detector's network, which ``network`` is.
 
         Returns:
-            "loss" per image; "precision", "recall", "map50", "map" in [0, 1] and "nms_ms" per image. Which of them
-            ``metric`` says.
+            "loss" per image; "precision", "recall", "map50", "map" in [0, 1], "nms_ms" per image, and "map of NAME" for
+            every class that is labelled. Which of them ``metric`` says.
         """
         detector, device = self._detector, next(network.parameters()).device
         figures: dict[str, float] = {}
@@ -89,7 +89,10 @@ class Evaluation:
             self.image_losses = [(float(loss), images) for loss, images in losses]
             figures["loss"] = sum(loss for loss, _ in self.image_losses) / len(self.files)
         if self._metric != "loss":
-            figures |= detector.scores.compute() | {"nms_ms": 1000 * suppression / len(self.files)}
+            overall, classes = detector.scores.evaluate()
+            names = detector.hparams["names"]
+            figures |= overall | {"nms_ms": 1000 * suppression / len(self.files)}
+            figures |= {f"map of {names[index]}": scores.map for index, scores in classes.items()}
             detector.scores.reset()
         return figures
 
