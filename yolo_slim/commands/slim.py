@@ -22,6 +22,7 @@ from yolo_slim.workflow import (
     RecipeSettings,
     RoundSettings,
     SparsePhase,
+    rank,
     recipe_folder,
     run_recipe,
 )
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str]) -> None:
     written = yaml.safe_load(keys.dump(values))
     for key in ("config", "epochs"):
         written.pop(key, None)
-    say(plan(settings))
+    if rank() == 0:
+        say(plan(settings))
     with recipe_folder(values.project, values.name, written) as folder:
         rows, checkpoints, result = run_recipe(settings, folder)
     if rows:
@@ -110,9 +112,10 @@ def _share_epochs(values: Namespace) -> None:
         epochs = usual_epochs(len(data.datasets["train"]))
     if epochs < 1:
         raise ValueError(f"epochs={epochs}: expected at least 1, or auto")
+    of_round = max(1, epochs // values.rounds.count)
     values.baseline.epochs = epochs
-    values.sparse.epochs = max(1, round(0.3 * epochs)) if values.sparse.enabled else 0
-    values.finetune.epochs = max(1, (epochs - values.sparse.epochs) // values.rounds.count)
+    values.sparse.epochs = max(1, round(0.3 * of_round)) if values.sparse.enabled else 0
+    values.finetune.epochs = max(1, of_round - values.sparse.epochs)
 
 
 def usual_epochs(images: int) -> int:

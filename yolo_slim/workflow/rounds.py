@@ -43,7 +43,7 @@ def selection_in(selection: Selection, number: int, rounds: RoundSettings, dense
             changes["max_latency"] = f"{100 * of_now(limit.value):.6g}%"
         else:
             share = min(limit.of_dense(dense[name]) / dense[name], 1.0)
-            changes[name] = left_after(share, number, rounds) * dense[name]
+            changes[name] = int(left_after(share, number, rounds) * dense[name])
     changes["ratio"] = 1 - of_now(1 - selection.ratio)
     changes["ratios"] = [(pattern, 1 - of_now(1 - ratio)) for pattern, ratio in selection.ratio_list] or None
     return replace(selection, **changes)
