@@ -35,6 +35,16 @@ def read_text(path: str | Path) -> str:
         raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
+def whole_lines(text: str) -> str:
+    r"""A table without a last line that a kill has cut off: half a number is a number, too.
+
+    Example:
+        >>> whole_lines("a,0.5\nb,0.2")
+        'a,0.5\n'
+    """
+    return text[: text.rfind("\n") + 1]
+
+
 def parse_yaml(text: str, texts: tuple[str, ...] = ()) -> Any:
     """What a YAML text holds, as plain data.
 

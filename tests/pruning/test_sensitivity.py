@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_it_goes_on_after_the_rows_that_are_there(after):
 
     def evaluate(model) -> dict[str, float]:
         calls.append(1)
-        return {"loss": 1.0 + float(model.b0.weight.sum())}
+        return {"loss": 1.0 + model.b0.weight.detach().sum().item()}
 
     example = torch.rand(1, 3, 8, 8, dtype=torch.float64)
     keys = {"ratios": (0.25, 0.5, 0.75), "selection": Selection(round_to=1, min_channels=1), "stop_rise": 0.1}
@@ -137,21 +138,67 @@ def test_parts_have_every_unit_once():
         Sensitivity(model, graph, lambda model: {"loss": 1.0}, example, part=(3, 2))
 
 
-def test_the_model_comes_back_whatever_happens(detector):
+@pytest.mark.parametrize("error", [None, RuntimeError("out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_comes_back_whatever_happens(training, call, error):
     model, graph = chain(8, 8)
-    before = copy.deepcopy(model.state_dict())
-    count = []
+    example = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    before, calls = copy.deepcopy(model.train(training).state_dict()), []
 
-    def fails(model) -> dict[str, float]:
-        count.append(1)
-        if len(count) == 2:
-            model.b1.running_mean.add_(1)  # as statistics that are measured anew
-            raise RuntimeError("out of memory")
+    def evaluate(model) -> dict[str, float]:
+        calls.append(1)
+        model.train()(example)  # statistics that are measured anew
+        assert not torch.equal(model.b1.running_mean, before["b1.running_mean"])
+        if error is not None and len(calls) == call:
+            raise error
+        model.eval()
         return {"loss": 1.0}
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        list(Sensitivity(model, graph, fails, torch.rand(1, 3, 8, 8, dtype=torch.float64)).rows())
+    measurement = Sensitivity(model, graph, evaluate, example, ratios=(0.5,))
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        list(measurement.rows())
+    assert len(calls) == (3 if error is None else call)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training == training for module in model.modules())
+    assert not any(parameter.grad is not None or not parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_lost(lost):
+    model, graph = chain(8, 8)
+    example = torch.rand(1, 3, 8, 8, dtype=torch.float64)
+
+    def evaluate(model) -> dict[str, float]:
+        return {"loss": lost if (model.b0.weight == 0).any() else 1.0}
+
+    keys = {"ratios": (0.3, 0.5), "selection": Selection(round_to=1, min_channels=1)}
+    found = list(Sensitivity(model, graph, evaluate, example, **keys).rows())
+    assert [(row.unit, row.status, row.rise) for row in found] == [
+        ("b0", "measured", 1e9),
+        ("b1", "measured", 0.0),
+        ("b0", "skipped", None),
+        ("b1", "measured", 0.0),
+    ]
+
+
+@pytest.mark.parametrize("figures", [{"loss": float("nan")}, {"loss": 0.0}, {"map": 0.0}, {}])
+def test_a_model_that_nothing_can_be_compared_with_is_refused_at_once(figures):
+    model, graph = chain(8, 8)
+    measurement = Sensitivity(model, graph, lambda model: figures, torch.rand(1, 3, 8, 8, dtype=torch.float64))
+    with pytest.raises(ValueError, match="there is nothing to compare with|neither 'loss' nor 'map'"):
+        measurement.evaluate_dense()
+    assert not measurement.dense
+
+
+def test_channels_without_a_score_are_not_measured():
+    model, graph = chain(8, 8)
+    example, scores = torch.rand(1, 3, 8, 8, dtype=torch.float64), torch.full((graph.num_groups,), torch.inf)
+    with pytest.raises(ValueError, match="no prunable channel has a score"):
+        Sensitivity(model, graph, lambda model: {"loss": 1.0}, example, scores=scores)
+    scores[graph.gammas["b1"]] = torch.rand(8)
+    measurement = Sensitivity(model, graph, lambda model: {"loss": 1.0}, example, scores=scores)
+    assert [(unit.name, unit.channels) for unit in measurement.units] == [("b1", 8)]
 
 
 def test_a_network_that_is_really_cut_is_measured_where_asked():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from yolo_slim.pruning.graph.graph import ChannelGraph, expect_fit
+from yolo_slim.pruning.modules.restored import restored
 from yolo_slim.pruning.scores.importance import gamma_importance
 from yolo_slim.pruning.selection.cost import CostModel
 from yolo_slim.pruning.selection.curves import MEASURED, SKIPPED
-from yolo_slim.pruning.selection.select import select
+from yolo_slim.pruning.selection.select import scored_members, select
 from yolo_slim.pruning.selection.selection import Selection
-from yolo_slim.pruning.selection.units import Unit, prunable_members, units_of
+from yolo_slim.pruning.selection.units import Unit, units_of
 from yolo_slim.pruning.surgery.apply import apply_plan
 from yolo_slim.pruning.surgery.plan import make_plan
 from yolo_slim.pruning.surgery.silence import silence
@@ -67,7 +69,7 @@ class Sensitivity:
     stay equal shrink together. What a row costs is what a prune of the same channels costs.
 
     Args:
-        model: The model; comes back as it was after every row.
+        model: The model; comes back as it was after every measurement.
         graph: Its channel graph.
         evaluate: Measures it as it is then, by the same data each time: "loss", lower is better, or "map".
         example_inputs: Inputs of the size that operations are counted for.
@@ -83,7 +85,7 @@ class Sensitivity:
         dense: The figures of the model as it is, once measured.
 
     Raises:
-        ValueError: If a ratio or the part is out of range, or nothing is prunable.
+        ValueError: If a ratio or the part is out of range, or nothing is prunable, or has a score.
     """
 
     def __init__(
@@ -116,12 +118,8 @@ class Sensitivity:
         )
         scores = gamma_importance(model, graph) if scores is None else scores
         self._scores = scores.detach().double().cpu()
-        self._members = prunable_members(graph, self._rules)
-        self._members[(self._scores == torch.inf).numpy()] = 0
-        units = units_of(graph, self._members)
-        if not units:
-            raise ValueError("no channel is prunable: see graph.reasons, and the patterns in ignore")
-        self.units = units[part[0] - 1 :: part[1]]
+        self._members = scored_members(graph, self._rules, self._scores.numpy())
+        self.units = units_of(graph, self._members)[part[0] - 1 :: part[1]]
         self.dense: Mapping[str, float] = {}
         self._model, self._graph, self._evaluate, self._measure_cut = model, graph, evaluate, measure_cut
         self._ratios, self._stop_rise = tuple(ratios), stop_rise
@@ -133,11 +131,18 @@ class Sensitivity:
         return len(self.units) * len(self._ratios)
 
     def evaluate_dense(self) -> Mapping[str, float]:
-        """The figures of the model as it is, measured once."""
+        """The figures of the model as it is, measured once.
+
+        Raises:
+            ValueError: If there is no loss or mAP among them that others can be compared with.
+        """
         if not self.dense:
-            self.dense = dict(self._evaluate(self._model))
+            with _unchanged(self._model):
+                dense = dict(self._evaluate(self._model))
+            relative_rise(dense, dense)
             if self._measure_cut is not None:
-                self.dense |= self._measure_cut(copy.deepcopy(self._model))
+                dense |= self._measure_cut(copy.deepcopy(self._model))
+            self.dense = dense
         return self.dense
 
     def rows(self, done: Sequence[Row] = ()) -> Iterator[Row]:
@@ -195,19 +200,26 @@ class Sensitivity:
 
     def _figures(self, dropped: Tensor) -> dict[str, float]:
         model = self._model
-        with torch.no_grad():
-            before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            try:
-                silence(model, self._graph, dropped)
-                figures = dict(self._evaluate(model))
-            finally:
-                for name, tensor in model.state_dict().items():
-                    tensor.copy_(before[name])
+        with _unchanged(model):
+            silence(model, self._graph, dropped)
+            figures = dict(self._evaluate(model))
         if self._measure_cut is not None:
             smaller = copy.deepcopy(model)
             apply_plan(smaller, make_plan(self._graph, dropped))
             figures |= self._measure_cut(smaller)
         return figures
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Without gradients; the model comes back as it was, values of parameters included."""
+    with restored(model), torch.no_grad():
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        try:
+            yield
+        finally:
+            for name, tensor in model.state_dict().items():
+                tensor.copy_(before[name])
 
 
 def relative_rise(figures: Mapping[str, float], dense: Mapping[str, float]) -> float:

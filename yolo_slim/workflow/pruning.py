@@ -18,7 +18,7 @@ from yolo_slim.detection import (
 )
 from yolo_slim.pruning import PruningReport, recalibrate, relative_rise
 from yolo_slim.wording import say
-from yolo_slim.workflow.sensitivity_files import digest_of, read_about
+from yolo_slim.workflow.sensitivity_files import digest_of, finished_rows, read_about
 from yolo_slim.workflow.settings import PruneSettings
 
 
@@ -94,6 +94,9 @@ def _by_the_same_images(
         return None
     folder = Path(settings.selection.sensitivity)
     about = read_about(folder)
+    if about["part"] != "1/1":
+        raise ValueError(f"{folder} is part {about['part']} of a measurement: join them with 'sensitivity --merge'")
+    finished_rows(folder, about)
     if about["weights"].get("sha256") != digest_of(Path(weights)):
         say(f"{folder} was measured on other weights than {weights}: what it foresees is theirs")
     scored = about["settings"].get("importance")
@@ -102,6 +105,6 @@ def _by_the_same_images(
     if data is None:
         return None
     sized = data.fresh(imgsz=detector.hparams["imgsz"])
-    metric = about["settings"].get("metric", "loss")
+    metric = about["settings"]["metric"]
     evaluate = Evaluation(detector, sized, about["data"]["split"], about["data"]["images"], metric)
     return lambda: evaluate(detector.net)

@@ -35,19 +35,20 @@ from yolo_slim.pruning import (
 )
 from yolo_slim.reporting import heat_map, sensitivity_markdown
 from yolo_slim.version import __version__
-from yolo_slim.workflow.run_folder import discard_untrained, held, make
+from yolo_slim.workflow.run_folder import LOCK, discard_untrained, held, make
 from yolo_slim.workflow.sensitivity_files import (
     ABOUT,
     MEASURED_BEFORE,
     Table,
     digest_of,
     expect_same,
+    finished_rows,
     read_about,
-    read_rows,
     write_about,
 )
 from yolo_slim.workflow.sensitivity_progress import Progress
 from yolo_slim.workflow.settings import PruneSettings
+from yolo_slim.workflow.signals import Stopped
 
 
 @dataclass
@@ -124,7 +125,7 @@ def measure_sensitivity(
         ValueError: If the folder holds another measurement or is damaged, or the file or data do not fit.
     """
     new = not (folder / ABOUT).is_file()
-    if new and folder.is_dir() and any(folder.iterdir()):
+    if new and folder.is_dir() and any(file.name != LOCK for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and is no measurement of 'sensitivity'; give this one another --name")
     if new and not folder.is_dir():
         make(folder)
@@ -132,10 +133,13 @@ def measure_sensitivity(
         try:
             return _measure(Path(weights), data, settings, folder, part, imgsz)
         except BaseException as stop:
-            if (folder / ABOUT).is_file():
-                stop.go_on = "the same command goes on"  # type: ignore[attr-defined]
-            elif new:
+            go_on = ""
+            if not (folder / ABOUT).is_file():
                 discard_untrained(folder)
+            elif not isinstance(stop, ValueError):
+                go_on = stop.go_on = "the same command goes on"  # type: ignore[attr-defined]
+            if type(stop) is KeyboardInterrupt:
+                raise Stopped(go_on=go_on) from None
             raise
 
 
@@ -176,7 +180,7 @@ def _measure(
         "data": {"file": str(data.data), "split": settings.split, "images": len(evaluate.files)},
         "imgsz": side,
         "settings": _plain(settings),
-        "units": len(measurement.units) if part == (1, 1) else None,
+        "units": len(measurement.units),
         "part": f"{part[0]}/{part[1]}",
     }
     about["data"]["sha256"] = sha256("\n".join(Path(file).name for file in evaluate.files).encode()).hexdigest()[:16]
@@ -237,21 +241,18 @@ def merge_sensitivities(parts: Sequence[str | Path], folder: Path) -> list[Row]:
         FileNotFoundError: If one of them holds no measurement.
         ValueError: If one is not finished or missing, they were made with other settings, or the folder exists.
     """
-    abouts = [read_about(Path(part)) for part in parts]
-    for part, about in zip(parts[1:], abouts[1:], strict=True):
-        expect_same(Path(part), about, abouts[0], MEASURED_BEFORE)
-    total = int(str(abouts[0]["part"]).partition("/")[2])
-    places = [int(str(about["part"]).partition("/")[0]) for about in abouts]
+    folders = [Path(part) for part in parts]
+    abouts = [read_about(part) for part in folders]
+    for part, about in zip(folders[1:], abouts[1:], strict=True):
+        expect_same(part, about, abouts[0], MEASURED_BEFORE)
+    total = int(abouts[0]["part"].partition("/")[2])
+    places = [int(about["part"].partition("/")[0]) for about in abouts]
     if sorted(places) != list(range(1, total + 1)) or any(a["part"].partition("/")[2] != str(total) for a in abouts):
-        given = ", ".join(str(about["part"]) for about in abouts)
+        given = ", ".join(about["part"] for about in abouts)
         raise ValueError(f"the parts are {given}: expected each of 1/{total} to {total}/{total} once")
     by_ratio: dict[float, dict[int, list[Row]]] = {}
-    ratios = abouts[0]["settings"]["ratios"]
-    for place, part in zip(places, parts, strict=True):
-        rows = read_rows(Table(Path(part), ()).path)
-        if not rows or len(rows) % len(ratios):
-            raise ValueError(f"{part} is not finished: the same command goes on there")
-        for row in rows:
+    for place, part, about in zip(places, folders, abouts, strict=True):
+        for row in finished_rows(part, about):
             by_ratio.setdefault(row.ratio, {}).setdefault(place, []).append(row)
     # A part has every so-manieth unit.
     joined = []
@@ -261,14 +262,17 @@ def merge_sensitivities(parts: Sequence[str | Path], folder: Path) -> list[Row]:
     if folder.exists():
         raise ValueError(f"{folder} exists: give the merged measurement another --name")
     make(folder)
-    units = len({row.unit for row in joined})
-    about = abouts[0] | {"part": "1/1", "units": units}
-    table = Table(folder, tuple(abouts[0]["dense"]))
-    table.rows()
-    for row in joined:
-        table.add(row, float(about["noise"]))
-    write_about(folder, about)
-    _summarise(folder, about, joined)
+    try:
+        about = abouts[0] | {"part": "1/1", "units": sum(about["units"] for about in abouts)}
+        table = Table(folder, tuple(about["dense"]))
+        table.rows()
+        for row in joined:
+            table.add(row, float(about["noise"]))
+        write_about(folder, about)
+        _summarise(folder, about, joined)
+    except BaseException:
+        discard_untrained(folder)
+        raise
     return joined
 
 

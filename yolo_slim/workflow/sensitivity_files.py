@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from yolo_slim.documents import read_text, read_yaml
+from yolo_slim.documents import read_text, read_yaml, whole_lines
 from yolo_slim.files import write_whole
 from yolo_slim.pruning import SENSITIVITY_TABLE, Row
 from yolo_slim.wording import brief
@@ -35,7 +36,26 @@ COLUMNS = (
     "seconds",
 )
 #: What may differ when a measurement goes on, or parts are merged.
-MEASURED_BEFORE = ("versions", "dense", "noise", "part", "seconds")
+MEASURED_BEFORE = ("versions", "dense", "noise", "part", "units")
+#: What is read of what a measurement was made with: path -> its type.
+_KINDS: dict[str, type] = {
+    "weights": dict,
+    "weights.file": str,
+    "weights.sha256": str,
+    "data": dict,
+    "data.file": str,
+    "data.split": str,
+    "data.images": int,
+    "imgsz": int,
+    "settings": dict,
+    "settings.ratios": list,
+    "settings.metric": str,
+    "settings.stop_rise": float,
+    "units": int,
+    "part": str,
+    "dense": dict,
+    "noise": float,
+}
 
 
 @dataclass(frozen=True)
@@ -65,16 +85,15 @@ class Table:
             write_whole(self.path, self._line((*COLUMNS, *self.figures)))
             return []
         text = read_text(self.path)
-        whole_lines = text[: text.rfind("\n") + 1]
-        if whole_lines != text:
-            write_whole(self.path, whole_lines)
-        return read_rows(self.path, whole_lines)
+        if whole_lines(text) != text:
+            write_whole(self.path, whole_lines(text))
+        return read_rows(self.path)
 
     def add(self, row: Row, noise: float) -> None:
         """Adds a row, which is on the disk when this returns."""
         inside = "" if row.rise is None else str(row.rise <= noise).lower()
         values = (
-            *(row.unit, " ".join(row.layers), row.channels, f"{row.ratio:g}", row.removed),
+            *(row.unit, " ".join(row.layers), row.channels, repr(float(row.ratio)), row.removed),
             *(row.parameters_saved, row.flops_saved, row.status),
             *("" if row.rise is None else repr(row.rise), inside, f"{row.seconds:.3f}"),
         )
@@ -91,19 +110,16 @@ class Table:
         return stream.getvalue()
 
 
-def read_rows(path: Path, text: str | None = None) -> list[Row]:
-    """The rows of a table.
-
-    Args:
-        path: The file, for messages.
-        text: What is in it; by default it is read.
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a table, less a last one that a kill has cut off.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If it is damaged.
     """
-    rows = []
+    text, rows = whole_lines(read_text(path)), []
     try:
-        for values in csv.DictReader(StringIO(read_text(path) if text is None else text), strict=True):
+        for values in csv.DictReader(StringIO(text), strict=True):
             own = {name: float(value) for name, value in values.items() if name not in COLUMNS and value}
             rows.append(
                 Row(
@@ -125,6 +141,24 @@ def read_rows(path: Path, text: str | None = None) -> list[Row]:
     return rows
 
 
+def finished_rows(folder: Path, about: Mapping[str, Any]) -> list[Row]:
+    """All rows of a measurement that has come to its end.
+
+    Args:
+        folder: Of the measurement.
+        about: What it was made with, as :func:`read_about` gives it.
+
+    Raises:
+        ValueError: If some are missing, or the table is damaged.
+    """
+    path = folder / SENSITIVITY_TABLE
+    rows = read_rows(path) if path.is_file() else []
+    wanted = about["units"] * len(about["settings"]["ratios"])
+    if len(rows) != wanted:
+        raise ValueError(f"{folder} is not finished ({len(rows)} of {wanted} rows): the same command goes on there")
+    return rows
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """What a measurement was made with.
 
@@ -135,10 +169,12 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {ABOUT}: give a folder that the verb 'sensitivity' wrote")
-    about = read_yaml(path)
-    if not isinstance(about, dict) or not {"weights", "data", "settings"} <= about.keys():
-        raise ValueError(f"{path} is damaged: measure it anew in another folder")
-    return about
+    try:
+        about = read_yaml(path)
+        _expect_kinds(about)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({brief(str(error))}): measure it anew in another folder") from error
+    return about  # type: ignore[no-any-return]
 
 
 def digest_of(weights: Path) -> str:
@@ -173,6 +209,18 @@ def expect_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any],
             f"{folder} holds a measurement with other settings ({'; '.join(differing[:3])}); give this one another "
             "--name"
         )
+
+
+def _expect_kinds(about: Any) -> None:
+    """Refuses what lacks something that is read of a measurement."""
+    for path, kind in _KINDS.items():
+        value = about
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{path} is {value!r}")
+    if not re.fullmatch(r"\d+/\d+", about["part"]):
+        raise ValueError(f"part is {about['part']!r}")
 
 
 def _differences(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:

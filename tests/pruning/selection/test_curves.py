@@ -46,6 +46,8 @@ def test_between_points_a_line_and_beyond_them_steeper():
         ((row("a", 11, 0.1),), "is damaged"),
         ((row("a", 1, "nan"),), "is damaged"),
         (("a,b\n",), "is damaged"),
+        ((row("a", 1, 0.1), row("b", 1, 0.1), row("a", 2, 0.1), row("b", 2, 0.1)[:-1]), "is not finished"),
+        (('"' + 200_000 * "a" + "\n",), "is damaged"),
     ],
 )
 def test_what_is_no_measurement_is_refused(tmp_path, rows, message):

@@ -224,3 +224,17 @@ def test_a_model_without_prunable_channels_is_refused():
     _, graph = toy("attribute in arithmetic")
     with pytest.raises(ValueError, match="no channel is prunable"):
         select(graph, torch.ones(graph.num_groups), Selection())
+
+
+def test_the_highest_threshold_that_empties_no_layer():
+    _, graph = chain(4, 4)
+    scores = scores_for(graph, b0=[1, 5, 2, 3], b1=[9, 4, 8, 7])
+    # Below 5 lie 1, 2, 3 and 4; the next threshold would take all of b0. What the rules keep does not matter.
+    assert select(graph, scores, Selection(0.2, min_channels=1)).emptying == (5.0, 0.5)
+    assert select(graph, scores, Selection(0.2, min_channels=4)).emptying == (5.0, 0.5)
+    assert select(graph, scores, Selection(0.2, scope="local")).emptying is None
+    # A layer that is ignored cannot be emptied, and its channels are not counted.
+    assert select(graph, scores, Selection(0.2, ignore=("b0",), min_channels=1)).emptying == (9.0, 0.75)
+    _, graph = toy("residual")  # b1 and b3 are coupled: together they have one highest score
+    scores = scores_for(graph, b1=[1, 2, 3, 6], b2=[4, 5, 9])
+    assert select(graph, scores, Selection(0.2, min_channels=1)).emptying == (6.0, pytest.approx(8 / 11))

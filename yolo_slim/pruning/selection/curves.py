@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yolo_slim.documents import read_text
+from yolo_slim.documents import read_text, whole_lines
 
 #: The table in the folder of a measurement.
 TABLE = "sensitivity.csv"
@@ -84,12 +84,12 @@ def read_curves(folder: str | Path) -> list[Curve]:
         raise FileNotFoundError(
             f"{path} does not exist: sensitivity={folder} must be a folder that 'sensitivity' wrote"
         )
-    rows: dict[str, list[Mapping[str, str]]] = {}
-    for row in csv.DictReader(StringIO(read_text(path))):
-        rows.setdefault(row.get("unit") or "", []).append(row)
+    text, rows = whole_lines(read_text(path)), dict[str, list[Mapping[str, str]]]()
     try:
+        for row in csv.DictReader(StringIO(text)):
+            rows.setdefault(row.get("unit") or "", []).append(row)
         curves = [_curve(unit, own) for unit, own in rows.items()]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({error}): measure it anew") from error
     if not curves:
         raise ValueError(f"{path} holds no rows: run the measurement to its end")

@@ -65,7 +65,7 @@ def select(
     """
     expect_selection(selection)
     values = _values(graph, scores, selection.per, cost)
-    members = _members(graph, selection, values)
+    members = scored_members(graph, selection, values)
     if selection.sensitivity is None:
         return _lowest(graph, values, members, selection, cost)
     curves, channels = read_curves(selection.sensitivity), prunable_members(graph, selection)
@@ -136,8 +136,13 @@ def _lowest(
     )
 
 
-def _members(graph: ChannelGraph, selection: Selection, values: np.ndarray) -> np.ndarray:
-    """How many prunable channels each group has, int64 (num_groups,); none without a score.
+def scored_members(graph: ChannelGraph, selection: Selection, values: np.ndarray) -> np.ndarray:
+    """How many prunable channels each group has, as a ratio counts them, int64 (num_groups,); none without a score.
+
+    Args:
+        graph: The channel graph.
+        selection: What it spares and ignores.
+        values: float64 (num_groups,), the scores, +inf where there is none.
 
     Raises:
         ValueError: If there is no prunable channel, or none with a score.
