@@ -30,14 +30,8 @@ def rows_of(names: list[str]) -> list[Row]:
     rows = []
     for ratio in RATIOS:
         for number, name in enumerate(names):
-            own = {
-                "unit": name,
-                "layers": (name, f"{name}.b"),
-                "channels": 9,
-                "ratio": ratio,
-                "removed": int(9 * ratio),
-            }
-            saved = {"parameters_saved": 10, "flops_saved": 20 + number}
+            own = {"unit": name, "layers": (name, f"{name}.b"), "channels": 9, "ratio": ratio}
+            saved = {"removed": int(9 * ratio), "parameters_saved": 10, "flops_saved": 20 + number}
             if ratio == RATIOS[-1] and number == 0:
                 rows.append(Row(**own, **saved, status="skipped"))
                 continue
