@@ -86,6 +86,15 @@ class Sensitivity:
 
     Raises:
         ValueError: If a ratio or the part is out of range, or nothing is prunable, or has a score.
+
+    Example:
+        >>> graph, images = trace(net, torch.rand(1, 3, 9, 9)), torch.rand(4, 3, 9, 9)
+        >>> def evaluate(model):
+        ...     return {"loss": float(model.eval()(images).square().mean())}
+        >>> rules = Selection(round_to=1, min_channels=1)
+        >>> measurement = Sensitivity(net, graph, evaluate, images, ratios=(0, 0.5), selection=rules, stop_rise=9)
+        >>> [(row.unit, row.ratio, row.removed, row.rise == 0) for row in measurement.rows()]
+        [('1', 0, 0, True), ('1', 0.5, 2, False)]
     """
 
     def __init__(

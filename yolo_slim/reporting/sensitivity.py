@@ -47,7 +47,7 @@ def heat_map(rows: Sequence[Row], path: str | Path) -> None:
     )
     left.set_facecolor("#bbbbbb")
     left.set(xticks=range(len(ratios)), xticklabels=[f"{ratio:.0%}" for ratio in ratios], yticks=range(len(units)))
-    left.set_yticklabels([printable(unit) for unit in units], fontsize=7)
+    left.set_yticklabels([printable(unit) for unit in units], fontsize=7, parse_math=False)
     left.set(xlabel="channels silenced (grey: skipped)", ylim=(len(units) - 0.5, -0.5))
     bar = figure.colorbar(colors, ax=left, location="top", shrink=0.8, label=f"{_what(rows)}, %", format="%g")
     bar.ax.minorticks_off()
