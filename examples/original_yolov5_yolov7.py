@@ -9,7 +9,13 @@ would give the dense one: where it says `model = Model(...)`, it needs
 
     model = ckpt["model"].float().to(device)
 
-With images, the gradients of the clone's own loss choose the channels: call :func:`slim` with ``losses``.
+With images, the gradients of the clone's own loss choose the channels (Taylor importance). Where ``batches`` are some
+images (B, 3, height, width), from 0 to 1, with their targets as the clone's loader gives them:
+
+    model.hyp, model.gr = yaml.safe_load(Path(hyp).read_text()), 1.0  # hyp: a file of its data folder
+    compute_loss = utils.loss.ComputeLoss(model)
+    losses = (compute_loss(model(images), targets)[0] for images, targets in batches)
+    slim(model, torch.zeros(1, 3, 640, 640), Selection(max_flops="60%"), losses)
 """
 
 from __future__ import annotations
@@ -43,8 +49,12 @@ def slim(
         model: In float32.
         images: (1, 3, height, width), of the size that it is used with.
         selection: What goes.
-        losses: Losses of some batches that the model has given in train mode; by default the scores are those of the
-            weights, and how much of each layer goes is the same everywhere.
+        losses: Losses of some batches, computed as they are asked for; the model is in train mode then. By default the
+            scores are the norms of the weights, which say nothing across layers: let ``selection`` take as much of
+            each (``scope="local"``).
+
+    Raises:
+        ValueError: If nothing can be pruned so, or the smaller model would not compute the same.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(True)

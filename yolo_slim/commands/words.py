@@ -153,7 +153,7 @@ def _of_words(verb: str, found: dict[Kind, str], keys: set[str]) -> list[list[st
             known = data_of(beside) or data_of(Path(value)) if verb in OF_THE_RUN and "data" not in found else None
             if known and "data.data" not in keys:
                 options.append(["--data.data", known])
-            if verb == "slim" and "baseline.enabled" not in keys:
+            if verb == "slim" and "baseline.enabled" not in keys and _is_trained(value):
                 options.append(["--baseline.enabled", "false"])
     if verb == "slim" and found and not keys & {"c", "config"}:
         options.insert(0, ["-c", "slim.yaml"])
@@ -171,6 +171,16 @@ def _weights(verb: str, word: str) -> tuple[str, str]:
             raise ValueError(f"{word} is a folder without a checkpoint: give a run folder, a .ckpt or a .pt file")
         file = model
     return f"--{'model.weights' if key == 'ckpt_path' and file.suffix == '.pt' else key}", str(file)
+
+
+def _is_trained(file: str) -> bool:
+    """Whether a file's network can do without a baseline; what cannot be opened is left to the verb to say."""
+    from yolo_slim.detection import has_fresh_head, load_network
+
+    try:
+        return not has_fresh_head(load_network(file))
+    except (ValueError, OSError):
+        return True
 
 
 def _long(verb: str, name: str, *values: str) -> list[list[str]] | None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from yolo_slim.detection.network.build import is_end_to_end as is_end_to_end
     from yolo_slim.detection.network.classes import match_classes as match_classes
     from yolo_slim.detection.network.deployed import as_deployed as as_deployed
+    from yolo_slim.detection.network.fresh_head import has_fresh_head as has_fresh_head
     from yolo_slim.detection.network.tracing import TRACE_SIZE as TRACE_SIZE
     from yolo_slim.detection.network.tracing import raw_outputs as raw_outputs
     from yolo_slim.detection.network.tracing import trace_network as trace_network
@@ -65,6 +66,7 @@ __getattr__, __dir__, __all__ = face(
         "network.build": "head_of is_end_to_end",
         "network.classes": "match_classes",
         "network.deployed": "as_deployed",
+        "network.fresh_head": "has_fresh_head",
         "network.tracing": "TRACE_SIZE raw_outputs trace_network",
         "training.calibration": "observe_gradients relabelled",
         "training.detector": "YOLODetector",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tests.helpers.hostile.refused import refused
 from tests.helpers.stock import original
-from yolo_slim.commands.entry import main
-from yolo_slim.detection import YOLODetector, load_network
-from yolo_slim.detection.data.shapes import CLASSES
-from yolo_slim.detection.network.fresh_head import has_fresh_head
+from yolo_slim.detection import has_fresh_head, load_network
+from yolo_slim.detection.files.checkpoints import save_weights
+from yolo_slim.pruning import Importance, Selection, importance_scores, prune, trace
 
 FILES = {"yolov5": original.YOLOV5, "yolov7-tiny": original.TINY, "yolov7": original.YOLOV7}
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -36,52 +34,108 @@ def maps(net: nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_body_computes_the_same(name, tmp_path, caplog):
+def test_the_body_computes_the_same(name, tmp_path):
     model = built(name)
     net = load_network(original.write(model, tmp_path / "x.pt"))
-    with torch.no_grad():
-        wanted = model.maps(IMAGES)
-    for found, map_ in zip(maps(net), wanted, strict=True):
-        assert found.shape == map_.shape
-        assert float((found - map_).abs().max() / map_.abs().max()) < 1e-6
+    assert difference(net, model) < 1e-6
     assert net.names == {0: "ring", 1: "box"}
     assert has_fresh_head(net)
 
 
-@pytest.mark.parametrize("kind", ["models__yolo__DetectionModel", "models__yolo__ModelPruned"])
-def test_other_names_of_the_network(kind, tmp_path):
+def difference(net: nn.Module, model: nn.Module) -> float:
+    """The largest between what the heads read, relative to the largest number of a map."""
+    with torch.no_grad():
+        wanted = model.maps(IMAGES)
+    found = maps(net)
+    assert [map_.shape for map_ in found] == [map_.shape for map_ in wanted]
+    return max(float((f - w).abs().max() / w.abs().max()) for f, w in zip(found, wanted, strict=True))
+
+
+def test_names_as_version_7_has_them(tmp_path):
+    """Its network is called DetectionModel, its class names are numbered, and all layers share one activation."""
     model = built("yolov5")
-    net = load_network(original.write(model, tmp_path / "x.pt", **{kind: original.Model}))
+    model.names = {0: "ring", 1: "box"}
+    act = nn.SiLU()
+    for module in model.modules():
+        if isinstance(module, original.Conv):
+            module.act = act
+    net = load_network(original.write(model, tmp_path / "x.pt", models__yolo__DetectionModel=original.Model))
+    assert difference(net, model) < 1e-6
+    assert net.names == {0: "ring", 1: "box"}
     assert has_fresh_head(net)
 
 
-def test_files_of_the_pruning_tool(tmp_path):
-    """Its layers have other names and any widths; the description says those of the dense network."""
+@pytest.mark.parametrize("said_as", ["names", "classes"])
+def test_files_of_the_pruning_tool(said_as, tmp_path):
+    """Its layers have other names and any widths; the description says those of the dense network.
+
+    In place of the names of layers it leaves their classes there.
+    """
     model = built("yolov5")
-    block = model.model[2]
-    keep = torch.tensor([0, 2, 3, 5, 6])  # of the inner channels of a bottleneck
-    first, second = block.m[0].cv1, block.m[0].cv2
-    first.conv.weight.data, second.conv.weight.data = first.conv.weight[keep].data, second.conv.weight[:, keep].data
-    for key in ("weight", "bias"):
-        getattr(first.bn, key).data = getattr(first.bn, key)[keep].data
-    for key in ("running_mean", "running_var"):
-        setattr(first.bn, key, getattr(first.bn, key)[keep])
-    first.conv.out_channels = first.bn.num_features = second.conv.in_channels = len(keep)
-    for part in ("backbone", "head"):
-        for row in model.yaml[part]:
+    dense = sum(p.numel() for p in model.parameters())
+    graph = trace(model, IMAGES[:1])
+    scores = importance_scores(model, graph, Importance("l2"))
+    prune(model, graph, Selection(ratio=0.4, min_channels=3, round_to=1), scores, example_inputs=IMAGES[:1])
+    assert sum(p.numel() for p in model.parameters()) < 0.6 * dense
+    classes = {**vars(original), "nn.Upsample": nn.Upsample}
+    for row in model.yaml["backbone"] + model.yaml["head"]:
+        if said_as == "classes":
+            row[2] = classes[row[2]]
+        else:
             row[2] = {"C3": "C3Pruned", "SPPF": "SPPFPruned"}.get(row[2], row[2])
-    renamed = {
-        "models__yolo__ModelPruned": original.Model,
-        "models__pruned_common__C3Pruned": original.C3,
-        "models__pruned_common__SPPFPruned": original.SPPF,
-        "models__pruned_common__BottleneckPruned": original.Bottleneck,
-    }
-    net = load_network(original.write(model, tmp_path / "x.pt", **renamed))
-    assert net.model[2].m[0].cv1.conv.out_channels == 5
-    with torch.no_grad():
-        wanted = model.maps(IMAGES)
-    for found, map_ in zip(maps(net), wanted, strict=True):
-        assert float((found - map_).abs().max() / map_.abs().max()) < 1e-6
+    model.maskbndict, model.from_to_map = {"model.0.bn": torch.ones(16)}, {"model.1.bn": "model.0.bn"}
+    net = load_network(original.write(model, tmp_path / "x.pt", **original.PRUNED))
+    assert difference(net, model) < 1e-6
+    widths = {name: m.out_channels for name, m in model.named_modules() if type(m) is nn.Conv2d and ".24." not in name}
+    assert {name: net.get_submodule(name).out_channels for name in widths} == widths
+    (tmp_path / "runs").mkdir()
+    save_weights(net, tmp_path / "runs/own.ckpt", imgsz=64)
+    assert difference(load_network(tmp_path / "runs/own.ckpt"), model) < 1e-6
+
+
+def test_the_average_is_taken_and_the_optimizer_left(tmp_path):
+    average, model = built("yolov5"), built("yolov5")
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    net = load_network(original.write(model, tmp_path / "x.pt", average))
+    assert difference(net, average.float()) < 1e-6
+    assert {tensor.dtype for tensor in net.state_dict().values() if tensor.dim()} == {torch.float32}
+
+
+def test_layers_without_batchnorm(tmp_path):
+    """As the original repositories' ``fuse`` leaves them, and RepConv as it is deployed."""
+    model = built("yolov7")
+    for module in model.modules():
+        if isinstance(module, original.Conv):
+            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+        elif isinstance(module, original.RepConv):
+            module.__class__ = Deployed
+            module.rbr_reparam = nn.Conv2d(*module.rbr_dense[0].weight.shape[1::-1], 3, 1, 1)
+            del module.rbr_dense, module.rbr_1x1, module.rbr_identity
+    model.half().float()
+    for module in model.modules():
+        if isinstance(module, original.Conv):
+            del module.bn
+    file = original.write(model, tmp_path / "x.pt", models__common__RepConv=Deployed)
+    for module in model.modules():
+        if isinstance(module, original.Conv):
+            module.bn = nn.Identity()
+    assert difference(load_network(file), model) < 1e-6
+
+
+class Deployed(nn.Module):
+    """RepConv as it is deployed."""
+
+    def forward(self, x):
+        return self.act(self.rbr_reparam(x))
+
+
+def test_what_is_kept_is_said_once(tmp_path, caplog):
+    file = original.write(built("yolov5"), tmp_path / "x.pt")
+    with caplog.at_level("INFO"):
+        load_network(file)
+        load_network(file)
+    assert caplog.text.count("M numbers of its body are kept; its head is new and has to be trained") == 1
 
 
 class Stranger(nn.Module):
@@ -113,7 +167,9 @@ def test_a_likeness_is_no_name_of_theirs(name, tmp_path):
     ("change", "message"),
     [
         (lambda y: y["backbone"][0].__setitem__(2, "GhostConv"), "has the layer 'GhostConv'"),
-        (lambda y: y["backbone"][1].__setitem__(0, 7), "row 1 reads row 7, which does not come before it"),
+        (lambda y: y["backbone"][1].__setitem__(0, 7), "row 1 reads 7, and its layer -1"),
+        (lambda y: y["backbone"][6].__setitem__(3, [3]), "model.6 has kernel_size 2, its description gives 3"),
+        (lambda y: y["head"][2].__setitem__(3, [7]), "model.14 has kernel_size 5, its description gives 7"),
         (lambda y: y["head"][-1].__setitem__(2, "Segment"), "its last layer is 'Segment'; expected Detect or IDetect"),
         (lambda y: y["backbone"][1].__setitem__(3, [16, "k", 2]), "expected channels, kernel, stride and padding"),
         (lambda y: y["backbone"][1].__setitem__(3, [16, 3, 1]), "has stride"),
@@ -130,46 +186,61 @@ def test_a_description_that_is_not_the_files_is_refused_in_one_line(change, mess
     assert "\n" not in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory) -> Path:
-    model = built("yolov5")
-    model.names = list(CLASSES)
-    return original.write(model, tmp_path_factory.mktemp("original") / "yolov5n.pt")
+def _row(model: nn.Module, index: int, source: int) -> None:
+    rows = model.yaml["backbone"]
+    rows[index][0] = model.model[index].f = source
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("change", "message"),
     [
-        ["validate", "--model.weights", "FILE", "--data.data", "DATA"],
-        ["test", "--model.weights", "FILE", "--data.data", "DATA"],
-        ["predict", "--model.weights", "FILE", "--data.source", "IMAGES"],
-        ["export", "--model.weights", "FILE", "--format", "onnx"],
-        ["prune", "--model.weights", "FILE", "--data.data", "DATA", "--importance.kind", "taylor"],
-        ["sensitivity", "--model.weights", "FILE", "--data.data", "DATA"],
+        (lambda m: _row(m, 1, 7), "row 1 reads row 7, which does not come before it"),
+        (lambda m: setattr(m.model[3], "gate", nn.Conv2d(16, 16, 1)), "model.3 (MP) has 'gate', which no such layer"),
+        (lambda m: setattr(m.model[10], "gate", nn.ReLU()), "model.10 (SPPCSPC) has 'gate', which no such layer has"),
+        (lambda m: m.model[10].m.append(nn.MaxPool2d(3)), "model.10 (SPPCSPC) has 'm.3', which no such layer has"),
+        (lambda m: m.model[10].m[1].__setattr__("stride", 2), "model.14 has stride 2, its description gives 1"),
+        (lambda m: m.model[15].rbr_dense.append(nn.ReLU()), "model.15 (RepConv) has 'rbr_dense.2'"),
+        (lambda m: setattr(m.model[7], "d", 2), "model.7 has d 2, its description gives 1"),
+        (lambda m: delattr(m.model[15], "rbr_1x1"), "a RepConv lacks rbr_1x1.0.weight"),
+        (lambda m: m.model[15].register_parameter("scale", nn.Parameter(torch.ones(1))), "(RepConv) has 'scale'"),
+        (lambda m: setattr(m.model[15].rbr_dense[0], "bias", nn.Parameter(torch.ones(32))), "has a bias"),
+        (lambda m: setattr(m.model[2], "act", nn.GELU()), "its activation is nn.GELU(), nn.SiLU(); expected one of"),
     ],
 )
-def test_an_untrained_head_is_not_judged(command, file, tmp_path, monkeypatch, shapes_dir, capsys):
-    monkeypatch.chdir(tmp_path)
-    words = {"FILE": str(file), "DATA": str(shapes_dir / "data.yaml"), "IMAGES": str(shapes_dir / "images/val")}
-    line = refused(capsys, [words.get(word, word) for word in command])
-    assert "its head is new; train it first" in line
+def test_layers_that_are_not_those_of_the_description_are_refused(change, message, tmp_path):
+    model = built("yolov7")
+    change(model)
+    with pytest.raises(ValueError, match=r"x\.pt") as error:
+        load_network(original.write(model, tmp_path / "x.pt"))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_fit_trains_the_head(file, tmp_path, monkeypatch, shapes_dir, capsys):
-    monkeypatch.chdir(tmp_path)
-    data = str(shapes_dir / "data.yaml")
-    main(["fit", str(file), data, "epochs=1", "imgsz=64", "batch=4", "workers=0", "device=cpu"])
-    trained = load_network("runs/fit/last.ckpt")
-    assert not has_fresh_head(trained)
-    main(["validate", "runs/fit", "workers=0", "device=cpu"])
-    assert "map" in capsys.readouterr().out
+def _resize(model: nn.Module, **sizes: tuple[int, ...]) -> None:
+    """Gives tensors of a RepConv other shapes, by their names with double underscores."""
+    for name, shape in sizes.items():
+        owner, _, key = name.replace("__", ".").rpartition(".")
+        module = model.model[15].get_submodule(owner)
+        kept = module._buffers if key in module._buffers else module._parameters
+        kept[key] = torch.ones(shape) if key in module._buffers else nn.Parameter(torch.ones(shape))
 
 
-def test_a_slim_file_of_one_is_as_fresh(file, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    main(["prune", "--model.weights", str(file), "--selection.ratio", "0.2"])
-    assert has_fresh_head(load_network("runs/prune/slim.ckpt"))
-    line = refused(capsys, ["export", "runs/prune", "--format", "onnx"])
-    assert "its head is new; train it first" in line
-    detector = YOLODetector(weights="runs/prune/slim.ckpt")
-    assert has_fresh_head(detector.net)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"rbr_dense__1__running_var": (300_000, 1)},
+        {"rbr_dense__1__weight": (1, 300_000)},
+        {"rbr_dense__0__weight": (32, 16, 1, 1)},
+        {"rbr_dense__0__weight": (32,)},
+        {"rbr_dense__0__weight": (1, 1, 3, 3)},
+        {"rbr_1x1__0__weight": (32, 1, 1, 1)},
+        {"rbr_1x1__0__weight": (32, 32, 1, 300)},
+        {f"rbr_identity__{key}": (300_000,) for key in ("weight", "bias", "running_mean", "running_var")},
+    ],
+)
+def test_branches_cannot_claim_more_than_the_file_holds(sizes, tmp_path):
+    """Numbers of other shapes would be spread over each other, to tensors of any size."""
+    model = built("yolov7")
+    _resize(model, **sizes)
+    with pytest.raises(ValueError, match="of a RepConv have sizes that do not fit each other"):
+        load_network(original.write(model, tmp_path / "x.pt"))

@@ -1,7 +1,8 @@
 """Reads changed files in a process of its own, so that a crash, a hang or an explosion of memory is seen.
 
-``python -m tests.helpers.hostile.job FOLDER KINDS FIRST COUNT`` prints a line of JSON per kind of change. Before each
-file it writes down which one it is, so that the one that ends the process is known.
+``python -m tests.helpers.hostile.job FOLDER KINDS FIRST COUNT`` changes the files ``tiny.*`` of a folder and prints a
+line of JSON per file and kind of change. Before each file it writes down which one it is, so that the one that ends the
+process is known.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import collections
 import io
 import json
+import logging
 import os
 import pickletools
 import random
@@ -158,6 +160,7 @@ def changed_file(kind: str, sound: Path, seed: int, file: Path) -> None:
     import torch
 
     from tests.helpers.hostile.pickles import read_entries, write_entries
+    from tests.helpers.stock.original import importable
 
     rng = random.Random(f"{kind} {sound.suffix} {seed}")
     if kind == "bytes":
@@ -168,9 +171,10 @@ def changed_file(kind: str, sound: Path, seed: int, file: Path) -> None:
         change = rng.choice([changed_bytes, changed_pickle, changed_pickle])
         write_entries(file, {**entries, name: change(entries[name], rng)})
     else:
-        content = torch.load(sound, weights_only=False)
-        change_content(content, rng)
-        torch.save(content, file)
+        with importable():
+            content = torch.load(sound, weights_only=False)
+            change_content(content, rng)
+            torch.save(content, file)
 
 
 def outcome(file: Path) -> str:
@@ -202,14 +206,16 @@ def run(folder: Path, kinds: list[str], first: int, count: int) -> Iterator[dict
     """Reads ``count`` changed files of each kind and ending."""
     from yolo_slim.detection.files.weights import read_weights
 
-    for ending in ("pt", "ckpt"):
+    logging.disable(logging.INFO)
+    endings = sorted(file.suffix[1:] for file in folder.glob("tiny.*"))
+    for ending in endings:
         read_weights(folder / f"tiny.{ending}")  # what is imported late is so by now
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 2_000_000_000
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     names = set(os.listdir(folder))
     for kind in kinds:
-        for ending in ("pt", "ckpt"):
+        for ending in endings:
             found: collections.Counter[str] = collections.Counter()
             for seed in range(first, first + count):
                 file = folder / f"changed.{ending}"

@@ -275,9 +275,20 @@ def importable(**extra: type) -> Iterator[None]:
             layer.__module__, layer.__qualname__, layer.__name__ = home, qualified, name
 
 
-def write(model: nn.Module, path: Path, **extra: type) -> Path:
-    """A checkpoint as the original trainers write them: half precision, an average beside the model."""
+#: The classes of the tool that prunes YOLOv5, for :func:`write`.
+PRUNED = {
+    "models__yolo__ModelPruned": Model,
+    "models__pruned_common__C3Pruned": C3,
+    "models__pruned_common__SPPFPruned": SPPF,
+    "models__pruned_common__BottleneckPruned": Bottleneck,
+}
+
+
+def write(model: nn.Module, path: Path, average: nn.Module | None = None, **extra: type) -> Path:
+    """A checkpoint as the original trainers write them: half precision, an average beside the model if there is one."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1).state_dict()
+    networks = {"model": model.half(), "ema": None if average is None else average.half()}
     with importable(**extra):
-        torch.save({"epoch": 3, "best_fitness": 0.5, "model": model.half(), "ema": None, "optimizer": None}, path)
+        torch.save({"epoch": 3, "best_fitness": 0.5, **networks, "optimizer": optimizer}, path)
     model.float()
     return path

@@ -5,34 +5,39 @@ Their heads work with anchors, and have no counterpart: the body is kept, and th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
-
 from yolo_slim.detection.files.foreign import ForeignLayer, ForeignLayers
+from yolo_slim.detection.files.repconv import PARTS, deployed
 from yolo_slim.detection.network.fresh_head import FRESH_HEAD
 from yolo_slim.wording import brief
 
-#: The kind of their networks.
-NETWORK = "OriginalModel"
+#: The kinds of their networks and of their heads.
+NETWORK, _HEAD = "OriginalModel", "AnchorHead"
 _COMMON = ("Conv", "C3", "Bottleneck", "Concat", "SPPF", "SPP", "MP", "SP", "RepConv", "SPPCSPC")
 #: Full names of what such files consist of -> kind of layer.
 NAMES = {
     **{f"models.common.{name}": name for name in (*_COMMON, "ImplicitA", "ImplicitM")},
     **{f"models.pruned_common.{name}Pruned": name for name in ("Bottleneck", "C3", "SPPF")},
     **{f"models.yolo.{name}": NETWORK for name in ("Model", "DetectionModel", "ModelPruned")},
-    **{f"models.yolo.{name}": "AnchorHead" for name in ("Detect", "IDetect")},
+    **{f"models.yolo.{name}": _HEAD for name in ("Detect", "IDetect")},
+}
+#: Names in descriptions -> kind of layer. The tool that prunes leaves classes there, which have their full names.
+_KINDS = {
+    **NAMES,
+    **{f"{name}Pruned": name for name in ("Bottleneck", "C3", "SPPF")},
+    **{"torch.nn.modules.upsampling.Upsample": "nn.Upsample", "Detect": _HEAD, "IDetect": _HEAD},
 }
 #: Layers that there are today, by their names in descriptions.
 _SAME = {"C3", "Concat", "Conv", "SPPF", "SPP", "nn.Upsample", "Bottleneck"}
-_PRUNED = {"C3Pruned": "C3", "SPPFPruned": "SPPF", "BottleneckPruned": "Bottleneck"}
-#: Kinds of activation -> how a description of today spells it.
-_ACTIVATIONS = {"SiLU": "nn.SiLU()", "ReLU": "nn.ReLU()", "ReLU6": "nn.ReLU6()", "Hardswish": "nn.Hardswish()"}
-#: Of SPPCSPC, which is spelt in twelve rows, its convolutions by the number of their rows.
-_SPPCSPC = {0: "cv1", 1: "cv3", 2: "cv4", 7: "cv5", 8: "cv6", 9: "cv2", 11: "cv7"}
+#: Activations without settings, as a description spells them.
+_ACTIVATIONS = ("nn.SiLU()", "nn.ReLU()", "nn.ReLU6()", "nn.Hardswish()")
+#: The parts of SPPCSPC -> the row of each among the twelve that it is spelt in; the other two are Concat.
+_SPPCSPC = {
+    **{".cv1": 0, ".cv3": 1, ".cv4": 2, ".m.0": 3, ".m.1": 4, ".m.2": 5},
+    **{".cv5": 7, ".cv6": 8, ".cv2": 9, ".cv7": 11},
+}
 
 Row = list[Any]
 
@@ -54,16 +59,19 @@ def converted(description: Mapping[str, Any], layers: ForeignLayers) -> tuple[di
     body: ForeignLayers = {}
     last_of: list[int] = []  # row of the file -> the row here that gives the same
     old_rows = [*description["backbone"], *description["head"]]
+    for index, (source, *_) in enumerate(old_rows):
+        read = layers[f"model.{index}"].settings.get("f") if f"model.{index}" in layers else None
+        if read != source:
+            raise ValueError(f"row {index} reads {brief(source)}, and its layer {brief(read)}")
     for index, (source, repeats, kind, arguments) in enumerate(old_rows[:-1]):
         sources = [_absolute(f, index) for f in (source if isinstance(source, list) else [source])]
         taken = [last_of[f] if f >= 0 else -1 for f in sources]
-        first = len(rows)
-        made = _rows(str(kind).removeprefix("models.common."), repeats, list(arguments or []), taken, first)
-        rows += made
+        first, kind = len(rows), _KINDS.get(str(kind), str(kind))
+        rows += _rows(kind, repeats, list(arguments or []), taken, first)
         last_of.append(len(rows) - 1)
         body |= _moved(layers, index, first, kind)
     source, _, kind, _ = old_rows[-1]
-    if kind not in ("Detect", "IDetect"):
+    if _KINDS.get(str(kind)) != _HEAD:
         raise ValueError(f"its last layer is {brief(kind)}; expected Detect or IDetect")
     rows.append([[last_of[_absolute(f, len(old_rows) - 1)] for f in source], 1, "Detect", ["nc"]])
     kept = {key: description[key] for key in ("nc", "depth_multiple", "width_multiple") if key in description}
@@ -83,7 +91,6 @@ def _absolute(source: int, index: int) -> int:
 def _rows(kind: str, repeats: int, arguments: list[Any], taken: list[int], first: int) -> list[Row]:
     """The rows of today for a row of the file; ``first`` is the number of the first of them."""
     source: Any = taken if kind == "Concat" else _near(taken[0], first)
-    kind = _PRUNED.get(kind, kind.replace("torch.nn.modules.upsampling.", "nn."))
     if kind in ("Conv", "RepConv"):
         sizes, padding = arguments[:3], [a for a in arguments[3:4] if a not in (None, "None")]
         numbers = all(type(size) is int for size in (*sizes, *padding)) and arguments[4:5] in ([], [1])
@@ -118,73 +125,44 @@ def _moved(layers: ForeignLayers, index: int, first: int, kind: str) -> ForeignL
     """The layers of a row of the file by their names here."""
     own = {name.removeprefix(f"model.{index}"): layer for name, layer in layers.items() if _is_below(name, index)}
     if kind == "RepConv":
-        return {f"model.{first}{name}": layer for name, layer in _deployed(own).items()}
-    if kind == "SPPCSPC":
-        parts = {f".{part}": f"model.{first + row}" for row, part in _SPPCSPC.items()}
-        found = {}
-        for name, layer in own.items():
-            part = ".".join(name.split(".")[:2])
-            if part in parts:
-                found[parts[part] + name[len(part) :]] = layer
-        return found
-    if kind in ("MP", "SP", "Concat"):
-        return {}
+        _expect_no_more(own, PARTS, f"model.{index} ({kind})")
+        return {f"model.{first}{name}": layer for name, layer in deployed(own).items()}
+    if kind in ("MP", "SP", "SPPCSPC"):
+        rows = _SPPCSPC if kind == "SPPCSPC" else {".m": 0}
+        moved: dict[str, str] = {}
+        for part, row in rows.items():
+            below = [name for name in own if name == part or name.startswith(f"{part}.")]
+            moved |= {name: f"model.{first + row}{name.removeprefix(part)}" for name in below}
+        _expect_no_more(own, {*moved, ".m"}, f"model.{index} ({kind})")
+        found = {f"model.{first + row}": ForeignLayer("Concat", {}, {}) for row in (6, 10) if kind == "SPPCSPC"}
+        return found | {here: own[name] for name, here in moved.items()}
     for place in ("f", "i"):  # where its input comes from, which the rows say
         if "" in own:
             own[""].settings.pop(place, None)
     return {f"model.{first}{name}": layer for name, layer in own.items()}
 
 
+def _expect_no_more(own: ForeignLayers, known: Collection[str], what: str) -> None:
+    """Refuses a layer with other parts than those of its kind, which would be left out here."""
+    parts = set(own) - set(known) - {""} | {f".{key}" for key in (own[""].tensors if "" in own else ())}
+    if parts:
+        raise ValueError(f"{what} has {brief(min(parts)[1:])}, which no such layer has")
+
+
 def _is_below(name: str, index: int) -> bool:
     return name == f"model.{index}" or name.startswith(f"model.{index}.")
 
 
-def _deployed(own: ForeignLayers) -> ForeignLayers:
-    """A RepConv as the one convolution that its branches add up to (Ding et al., CVPR 2021)."""
-    if ".rbr_reparam" in own:
-        weight, bias = (own[".rbr_reparam"].tensors[key] for key in ("weight", "bias"))
-    else:
-        weight, bias = _folded(own, ".rbr_dense.0", ".rbr_dense.1")
-        small, shift = _folded(own, ".rbr_1x1.0", ".rbr_1x1.1")
-        weight, bias = weight + pad(small, [1, 1, 1, 1]), bias + shift
-        if ".rbr_identity" in own:
-            scale, shift = _scale(own[".rbr_identity"])
-            weight, bias = weight + torch.diag(scale)[:, :, None, None] * _centre(weight), bias + shift
-    settings = own.get(".rbr_dense.0", own.get(".rbr_reparam", ForeignLayer("Conv2d", {}, {}))).settings
-    convolution = ForeignLayer("Conv2d", settings, {"weight": weight, "bias": bias})
-    return {"": ForeignLayer("Conv", {}, {}), ".conv": convolution, ".act": own[".act"]}
-
-
-def _centre(weight: Tensor) -> Tensor:
-    one = torch.zeros_like(weight[:1, :1])
-    one[..., 1, 1] = 1
-    return one
-
-
-def _folded(own: ForeignLayers, convolution: str, norm: str) -> tuple[Tensor, Tensor]:
-    scale, shift = _scale(own[norm])
-    return own[convolution].tensors["weight"].double() * scale[:, None, None, None], shift
-
-
-def _scale(norm: ForeignLayer) -> tuple[Tensor, Tensor]:
-    t = {key: tensor.double() for key, tensor in norm.tensors.items()}
-    scale = t["weight"] / (t["running_var"] + norm.settings["eps"]).sqrt()
-    return scale, t["bias"] - t["running_mean"] * scale
-
-
 def _activation(body: ForeignLayers) -> str:
     """The one activation of the body, as a description spells it."""
-    found = {
-        (layer.kind, layer.settings.get("negative_slope"))
-        for name, layer in body.items()
-        if name.endswith(".act") and layer.kind != "Identity"
-    }
-    if len(found) == 1:
-        kind, slope = next(iter(found))
-        if kind in _ACTIVATIONS:
-            return _ACTIVATIONS[kind]
-        if kind == "LeakyReLU" and type(slope) is float:
-            return f"nn.LeakyReLU({slope})"
-    raise ValueError(
-        f"its layers have the activations {brief(sorted(map(str, found)))}, expected one of {_ACTIVATIONS}"
-    )
+    found = set()
+    for name, layer in body.items():
+        if name.endswith(".act") and layer.kind != "Identity":
+            slope = layer.settings.get("negative_slope")
+            leaky = layer.kind == "LeakyReLU" and type(slope) is float
+            found.add(f"nn.LeakyReLU({slope})" if leaky else f"nn.{layer.kind}()")
+    known = [name for name in found if name in _ACTIVATIONS or name.startswith("nn.LeakyReLU(0")]
+    if len(found) != 1 or not known:
+        names, expected = ", ".join(sorted(found)) or "none", ", ".join((*_ACTIVATIONS, "nn.LeakyReLU(0.1)"))
+        raise ValueError(f"its activation is {names:.100}; expected one of {expected}")
+    return known[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -101,7 +102,9 @@ def _of_original(model: object, what: str) -> DetectionModel:
         raise ValueError(f"{what} is a file of an original YOLO repository that cannot be read: {why:.300}") from error
     net = build_network(description, len(names), what=what)
     _unfuse(layers, net)
-    body = {name: module for name, module in net.named_modules(remove_duplicate=False) if name in layers}
+    head = f"model.{len(net.model) - 1}"  # type: ignore[arg-type]
+    built = {f"{name}.": module for name, module in net.named_modules(remove_duplicate=False)}
+    body = {n[:-1]: m for n, m in built.items() if n not in (".", "model.") and not n.startswith(f"{head}.")}
     _compare_layers(layers, body, what)
     weights = {
         f"{path}.{key}": tensor.float() for path, layer in layers.items() for key, tensor in layer.tensors.items()
@@ -114,8 +117,14 @@ def _of_original(model: object, what: str) -> DetectionModel:
         raise ValueError(f"{what}: its weights do not fit the network it describes ({first_reason(error)})") from error
     net.names = names
     kept = sum(tensor.numel() for tensor in weights.values())
-    rank_zero_info(f"{what}: {kept / 1e6:.2f} M numbers of its body are kept; its head is new and has to be trained.")
+    _say_once(f"{what}: {kept / 1e6:.2f} M numbers of its body are kept; its head is new and has to be trained.")
     return net
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Says what a verb learns whenever it opens a file."""
+    rank_zero_info(text)
 
 
 def _expect_both_pairs(layers: ForeignLayers, net: nn.Module, what: str) -> None:

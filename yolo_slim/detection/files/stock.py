@@ -13,6 +13,7 @@ from ultralytics import __version__
 from ultralytics.nn.tasks import DetectionModel
 
 from yolo_slim.detection.network.build import head_of, not_finite
+from yolo_slim.detection.network.fresh_head import expect_trained_head
 from yolo_slim.pruning import save_whole
 
 #: Attributes of a network that training and reading leave behind: its loss, and paths on this machine.
@@ -33,9 +34,10 @@ def save_ultralytics(net: DetectionModel, path: str | Path, imgsz: int, half: bo
         fused: Fold BatchNorm into the convolutions. Such a network can be used and exported, not trained or pruned.
 
     Raises:
-        ValueError: If a weight is not finite, or too large for half precision.
+        ValueError: If a weight is not finite, or too large for half precision, or the head has not been trained.
     """
     path = Path(path)
+    expect_trained_head(net, f"a file for Ultralytics ({path})")
     copied: Any = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
     for name in _LEFTOVERS:
         if hasattr(copied, name):

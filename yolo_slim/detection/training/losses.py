@@ -15,6 +15,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from yolo_slim.detection.data.datamodule import YOLODataModule
 from yolo_slim.detection.data.plain import each_training_batch, to_device
 from yolo_slim.detection.network.distilled import distillation_loss
+from yolo_slim.detection.network.fresh_head import expect_trained_head
 from yolo_slim.detection.network.layout import lay_images_out
 from yolo_slim.detection.network.loss import DetectionLoss
 from yolo_slim.detection.training.divergence import LossWatch
@@ -86,7 +87,12 @@ class DetectorLosses(LightningModule):
         return distillation_loss(outputs, taught, (self.hyp.cls, self.hyp.dfl))
 
     def plain_losses(self) -> Iterator[Tensor] | None:
-        """Losses of some batches of training images without augmentation; None for other data than ours."""
+        """Losses of some batches of training images without augmentation; None for other data than ours.
+
+        Raises:
+            ValueError: If the head is new.
+        """
+        expect_trained_head(self.net, "what channels matter is asked of the loss")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, YOLODataModule):
             return None
